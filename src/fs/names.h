@@ -16,8 +16,8 @@
 /* The file name of one component of a mailbox path; never empty, never longer than FS_NAMES_MAX,
  * without '/', a leading dot or the look of a message. raw: text could not be decoded, it is bytes
  * of the wire and shown in ASCII. Two different components never get one name, provided that raw
- * ones hold '&' or a byte above 0x7f (else there was nothing to decode), except that a name too long
- * to be shown is told apart by 64 bits of a digest. */
+ * ones hold '&' or a byte above 0x7f (else there was nothing to decode), except that a name too
+ * long to be shown is told apart by 64 bits of a digest. */
 char *fs_names_escape_part (const char *text, gboolean raw, MailLayout layout);
 
 /* The other way, for a mailbox somebody wants to make: UTF-8, never empty. MAIL_ERROR_INVALID for a
@@ -41,14 +41,15 @@ char *fs_names_maildir (guint32 uid, guint32 uidvalidity, guint64 size, guint8 f
                         const char *keywords);
 /* Any ",S=" and ",W=" fields, any info or none (":2," and letters, of which unknown ones count for
  * nothing). has_info: there was a ':' part, as names in cur/ have. Every _out may be NULL. */
-gboolean fs_names_parse_maildir (const char *name, guint32 *uid_out, guint32 *uidvalidity_out,
-                                 guint8 *flags_out, gboolean *forwarded_out,
-                                 gboolean *has_info_out);
+gboolean
+fs_names_parse_maildir (const char *name, guint32 *uid_out, guint32 *uidvalidity_out,
+                        guint8 *flags_out, gboolean *forwarded_out, gboolean *has_info_out);
 /* The same for the info alone, of a name that somebody gave ("1699.M5P3.host:2,S"). */
 void fs_names_parse_maildir_info (const char *name, guint8 *flags_out, gboolean *forwarded_out,
                                   gboolean *has_info_out);
 
-/* A name that programs use while they write, before they rename to the final one: it stays local. */
+/* A name that programs use while they write, before they rename to the final one: it stays local.
+ */
 gboolean fs_names_is_temporary (const char *name);
 
 /* --- flags ---------------------------------------------------------------------------------- */
