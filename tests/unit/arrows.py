@@ -23,7 +23,7 @@ DOORS = {
 # What a room may look at through the doors, besides itself. backend.h belongs to nobody: there mail
 # and the protocols meet. config.h is only data.
 MAY = {
-    "base": set(),
+    "base": {"backend"},  # for the sets of UIDs, a type of backend.h
     "config": {"base"},
     "net": {"base", "config"},
     "backend": {"base"},
