@@ -62,6 +62,7 @@ typedef struct
   gboolean subscribed, offline, sync, read_only;
 
   gboolean foreground, debug, verbose, help, version;
+  gboolean fake; /* mount -f: everything is checked, nothing is mounted */
   char *mountpoint;
   mode_t umask;            /* from umask=, default 077; mode bits cleared in what is shown */
   uid_t uid;               /* from uid=, default the caller's */
@@ -69,7 +70,8 @@ typedef struct
   GPtrArray *fuse_options; /* of char *: what goes on to libfuse, one option each */
 } MailConfig;
 
-/* Parses argv (argv[0] may be mount.mailfs or mailfs, same syntax), the config file and the URL.
+/* Parses argv (mailfs's own, or mount(8)'s helper syntax when argv[0] is mount.mailfs: there -f is
+ * fake, -v, -n and -N are ignored, -s ignores unknown options), the config file and the URL.
  * With help or version set nothing else is checked. MAIL_ERROR_USAGE: text fit for stderr, one
  * line, which says what is wrong and what to do. Nothing is read from the password sources. */
 MailConfig *mail_config_parse (int argc, char **argv, GError **error);
