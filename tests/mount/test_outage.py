@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: MIT
+"""The server stops answering, goes away, comes back; the daemon is killed. Nothing hangs, what is
+cached is served, and nobody has to mount again."""
+import errno
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+
+from support.dovecot import wait_for
+from support.mount import is_mounted
+
+TIMEOUT = 3
+# Nothing is asserted about how fast, only that it is nearer to `timeout` than to never.
+SOON = 4 * TIMEOUT + 8
+
+DOWN = (errno.ETIMEDOUT, errno.EHOSTUNREACH)
+EXPECTED = (r"time|answer|unreach|connect|lost|down|server|refused|reset|clos",)
+
+
+def attempt(function, *args):
+    """errno and seconds of something that must fail."""
+    start = time.monotonic()
+    try:
+        function(*args)
+    except OSError as error:
+        return error.errno, time.monotonic() - start
+    return 0, time.monotonic() - start
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+@pytest.fixture
+def setup(own_dovecot, user, mount):
+    server = own_dovecot()
+    server.fill(user, range(40))
+    server.fill(user, range(40, 60), "other")
+    daemon = mount(server.url(user), tls_ca=server.certs.ca, timeout=TIMEOUT)
+    daemon.allow(*EXPECTED)
+    inbox = daemon.mnt / "INBOX"
+    names = sorted(os.listdir(inbox))
+    cached = {name: read(inbox / name) for name in names[:3]}
+    return server, daemon, inbox, names, cached
+
+
+@pytest.mark.main
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_server_gone(setup, how):
+    server, daemon, inbox, names, cached = setup
+    if how == "stop":
+        server.freeze()
+    else:
+        server.stop(signal.SIGKILL)
+    code, seconds = attempt(read, inbox / names[30])
+    assert code in DOWN and seconds < SOON
+    code, seconds = attempt(os.listdir, daemon.mnt / "other")  # never listed
+    assert code in DOWN and seconds < SOON
+    done = subprocess.run(["grep", "-r", "sender", str(inbox)], capture_output=True, timeout=60 * 3)
+    assert done.returncode == 2 and b"sender" in done.stdout
+    for name, body in cached.items():
+        assert read(inbox / name) == body
+        assert os.stat(inbox / name).st_size == len(body)
+    assert sorted(os.listdir(inbox)) == names
+    if how == "stop":
+        server.thaw()
+    else:
+        server.start()
+    # the daemon finds out by itself, without a remount
+    wait_for("reads work again", lambda: attempt(read, inbox / names[31])[0] == 0, 40, 0.2)
+    assert len(os.listdir(daemon.mnt / "other")) == 20
+    assert len(read(inbox / names[30])) == os.stat(inbox / names[30]).st_size
+
+
+@pytest.mark.parametrize("command", [["cat", "{file}"], ["ls", "-l", "{unlisted}"],
+                                     ["grep", "-r", "nothing-like-this", "{inbox}"],
+                                     ["head", "-c", "10", "{file}"]])
+def test_interrupt_frees_at_once(setup, command):
+    """Ctrl-C on something that waits for a silent server."""
+    server, daemon, inbox, names, _ = setup
+    daemon.stop()
+    daemon.options["timeout"] = 60
+    daemon.start()
+    os.listdir(inbox)
+    server.freeze()
+    argv = [part.format(file=inbox / names[30], unlisted=daemon.mnt / "other", inbox=inbox)
+            for part in command]
+    for signum in (signal.SIGINT, signal.SIGKILL):
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        wait_for("it waits", lambda: waits_in_fuse(process.pid), 20)
+        start = time.monotonic()
+        process.send_signal(signum)
+        process.wait(20)
+        assert process.returncode == -signum
+        assert time.monotonic() - start < 10  # `timeout` is 60
+    server.thaw()
+    assert len(read(inbox / names[30])) == os.stat(inbox / names[30]).st_size
+
+
+def waits_in_fuse(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            state = stat.read().rsplit(")", 1)[1].split()[0]
+        with open(f"/proc/{pid}/wchan") as wchan:
+            where = wchan.read()
+        with open(f"/proc/{pid}/comm") as comm:
+            name = comm.read().strip()
+    except FileNotFoundError:
+        return False
+    return state in "SD" and (("fuse" in where or "request_wait" in where) or where in ("0", "")) \
+        and not name.startswith(("python", "pytest"))
+
+
+def test_cut_while_reading(setup):
+    """Killed in the middle of a scan, started again in the middle of it: correct in the end."""
+    server, daemon, inbox, names, _ = setup
+    with server.client(daemon.source.split("//")[1].split("@")[0]) as client:
+        truth = {uid: m.size for uid, m in client.messages("INBOX").items()}
+    result = {}
+
+    def scan():
+        for name in names:
+            while True:
+                try:
+                    result[name] = len(read(inbox / name))
+                    break
+                except OSError as error:
+                    assert error.errno in DOWN, error
+                    time.sleep(0.1)
+
+    thread = threading.Thread(target=scan)
+    thread.start()
+    for _ in range(3):
+        server.stop(signal.SIGKILL)
+        server.start()
+    thread.join(80)
+    assert not thread.is_alive()
+    assert {int(n.split(".")[0]): size for n, size in result.items()} == truth
+
+
+@pytest.mark.main
+def test_daemon_killed(mount, dovecot, user):
+    """Starts over its own dead mount; what was fetched is still there."""
+    dovecot.fill(user, range(30))
+    daemon = mount(user)
+    inbox = daemon.mnt / "INBOX"
+    bodies = {name: read(inbox / name) for name in os.listdir(inbox)}
+    moved = daemon.counter("bytes_in")
+    assert moved > sum(map(len, bodies.values()))
+    stat = {name: os.stat(inbox / name).st_ino for name in bodies}
+    daemon.kill()
+    assert is_mounted(daemon.mnt)
+    assert attempt(os.listdir, daemon.mnt)[0] == errno.ENOTCONN
+    daemon.start()
+    assert {name: read(inbox / name) for name in os.listdir(inbox)} == bodies
+    # a lost tail of the index would cost a listing, which is no number to hold on to; it must fit
+    assert {name: os.stat(inbox / name).st_size for name in bodies} == \
+        {name: len(body) for name, body in bodies.items()}
+    assert set(stat) == set(os.listdir(inbox))
+
+
+def test_cache_kept_after_kill(mount, dovecot, user):
+    """Bodies whose files had been finished (closed, settled) are not fetched a second time."""
+    dovecot.fill(user, [1249])  # some megabytes
+    daemon = mount(user)
+    path = daemon.mnt / "INBOX" / os.listdir(daemon.mnt / "INBOX")[0]
+    body = read(path)
+    daemon.stop()
+    daemon.start()
+    daemon.kill()
+    daemon.start()
+    assert read(path) == body
+    assert daemon.counter("bytes_in") < len(body) // 4
+
+
+def test_second_daemon_refused(mount, user):
+    first = mount(user)
+    second = mount(user, _start=False, cache_dir=first.options["cache_dir"])
+    done = second.run(args=())
+    assert done.returncode in (2, 32), done.stderr
+    assert "cache" in done.stderr and ("use" in done.stderr or "lock" in done.stderr), done.stderr
+    assert not is_mounted(second.mnt)
+    assert "INBOX" in os.listdir(first.mnt)
+
+
+@pytest.mark.main
+def test_offline(mount, dovecot, user):
+    """Never connects; the cache is what there is."""
+    dovecot.fill(user, range(20))
+    daemon = mount(user)
+    inbox = daemon.mnt / "INBOX"
+    names = sorted(os.listdir(inbox))
+    bodies = {name: read(inbox / name) for name in names[:10]}
+    daemon.stop()
+    logins = dovecot.log().count(f"user=<{user}>")
+    daemon.options["offline"] = True
+    daemon.start()
+    assert sorted(os.listdir(inbox)) == names
+    for name in names[:10]:
+        assert read(inbox / name) == bodies[name]
+    assert attempt(read, inbox / names[15])[0] == errno.EHOSTUNREACH
+    assert dovecot.log().count(f"user=<{user}>") == logins
+
+
+def test_starts_while_server_is_down(setup):
+    """A cache that can serve is enough to mount; the server is found later."""
+    server, daemon, inbox, names, cached = setup
+    daemon.stop()
+    server.stop(signal.SIGKILL)
+    daemon.start()
+    assert sorted(os.listdir(inbox)) == names
+    for name, body in cached.items():
+        assert read(inbox / name) == body
+    assert attempt(read, inbox / names[20])[0] in DOWN
+    server.start()
+    wait_for("the server is found", lambda: attempt(read, inbox / names[20])[0] == 0, 60, 0.2)
