@@ -39,6 +39,7 @@ typedef struct NetTls NetTls;
 NetTls *net_tls_new (const MailConfig *config, GError **error);
 NetTls *net_tls_ref (NetTls *tls);
 void net_tls_unref (NetTls *tls);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NetTls, net_tls_unref)
 
 /* stream is the callee's, or NULL with error set (borrowed). Never called before the start function
  * returned; never called after cancellable was cancelled. */
