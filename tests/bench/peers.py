@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""What mailfs is measured against: the wire, RAW, mbsync, and the FUSE floor."""
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+from support.dovecot import PASSWORD
+from support.mount import is_mounted, unmount, wait_for
+
+
+class Wire:
+    """delay.c between us and a port: RTT in ms, optionally bytes a second."""
+
+    def __init__(self, binary, directory, target_port, rtt, rate=0):
+        self.counters_path = os.path.join(directory, f"wire-{target_port}-{rtt}-{rate}")
+        self.process = subprocess.Popen(
+            [binary, str(target_port), str(rtt / 2), str(rate), self.counters_path],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        self.port = int(self.process.stdout.readline())
+
+    def counters(self):
+        """Bytes up, bytes down, turns."""
+        with open(self.counters_path, "rb") as file:
+            return struct.unpack("3Q", file.read(24))
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def raw(port, user, mailbox, command):
+    """RAW: one connection, everything sent at once after the greeting, the answer thrown away as fast as
+    it comes. Seconds from connect to the tagged OK, and bytes received."""
+    start = time.perf_counter()
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.recv(4096)
+        connection.sendall(f"A LOGIN {user} {PASSWORD}\r\nB EXAMINE \"{mailbox}\"\r\n"
+                           f"C {command}\r\n".encode())
+        buffer = memoryview(bytearray(1 << 20))
+        tail, total = b"", 0
+        while True:
+            n = connection.recv_into(buffer)
+            if n == 0:
+                raise AssertionError(f"RAW: the server hung up after {tail!r}")
+            total += n
+            tail = (tail + bytes(buffer[max(n - 300, 0):n]))[-300:]
+            if tail.endswith(b"\r\n"):
+                last = tail[:-2].rsplit(b"\r\n", 1)[-1]
+                if last.startswith(b"C OK"):
+                    return time.perf_counter() - start, total
+                if last[:2] in (b"A ", b"B ", b"C ") and not last[2:].startswith(b"OK"):
+                    raise AssertionError(f"RAW: {last!r}")
+
+
+MBSYNC = """
+IMAPAccount bench
+Host 127.0.0.1
+Port {port}
+User {user}
+Pass {password}
+SSLType None
+AuthMechs LOGIN
+
+IMAPStore far
+Account bench
+
+MaildirStore near
+Path {directory}/mail/
+Inbox {directory}/mail/INBOX
+SubFolders Verbatim
+
+Channel pull
+Far :far:
+Near :near:
+Patterns INBOX
+Create Near
+Sync Pull
+SyncState *
+"""
+
+
+class Mbsync:
+    """mbsync pulling INBOX into an empty Maildir; run again, it finds nothing to do."""
+
+    def __init__(self, directory, port, user):
+        os.makedirs(os.path.join(directory, "mail"))
+        self.config = os.path.join(directory, "mbsyncrc")
+        with open(self.config, "w", encoding="utf-8") as file:
+            file.write(MBSYNC.format(port=port, user=user, password=PASSWORD, directory=directory))
+        self.inbox = os.path.join(directory, "mail", "INBOX")
+
+    def run(self):
+        start = time.perf_counter()
+        done = subprocess.run(["mbsync", "-q", "-c", self.config, "pull"], capture_output=True,
+                              text=True, stdin=subprocess.DEVNULL)
+        seconds = time.perf_counter() - start
+        if done.returncode:
+            raise AssertionError(f"mbsync: {done.stderr}")
+        return seconds
+
+    def n_messages(self):
+        return sum(len(os.listdir(os.path.join(self.inbox, d))) for d in ("cur", "new"))
+
+
+class Floor:
+    """floor.c: the same files from memory, mounted anew so that the kernel knows nothing yet."""
+
+    def __init__(self, binary, source, mountpoint):
+        os.makedirs(mountpoint, exist_ok=True)
+        self.mnt = mountpoint
+        self.process = subprocess.Popen([binary, source, mountpoint], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, text=True)
+        wait_for("the floor is mounted",
+                 lambda: is_mounted(self.mnt) or self.process.poll() is not None, 60)
+
+    def stop(self):
+        """How many requests the kernel made."""
+        unmount(self.mnt)
+        try:
+            text, _ = self.process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            unmount(self.mnt, lazy=True)
+            self.process.send_signal(signal.SIGKILL)
+            text, _ = self.process.communicate()
+        return int(text or 0)
