@@ -319,12 +319,13 @@ load_account (MailConfig *config, const char *file, GError **error)
       g_autofree char *value = g_key_file_get_string (keys, group, names[i], &problem);
       gboolean known = TRUE;
 
-      if (value != NULL && strcmp (names[i], "url") == 0)
+      /* GLib hands out a value along with the error about a bad escape in it. */
+      if (problem == NULL && strcmp (names[i], "url") == 0)
         {
           g_free (url);
           url = g_steal_pointer (&value);
         }
-      else if (value == NULL
+      else if (problem != NULL
                || !config_option_apply (config, names[i], value, base, &known, &problem))
         {
           if (known)
