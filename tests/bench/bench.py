@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""How fast: mailfs on a private Dovecot, beside mbsync, and beside three floors of the same run.
+"""How fast: mailfs on a private Dovecot, beside mbsync and mpop, and beside three floors of the same run.
 
 RAW    one connection that streams the same data to nowhere
 LOCAL  the same tool on a plain directory with the same files
@@ -110,13 +110,13 @@ class Bench:
     def binary(self, name):
         return str(pathlib.Path(self.args.build) / name)
 
-    def port(self, rtt):
+    def port(self, rtt, scheme="imap"):
+        port = {"imap": self.server.imap, "pop": self.server.pop3}[scheme]
         if rtt == 0:
-            return self.server.imap
-        if rtt not in self.wires:
-            self.wires[rtt] = peers.Wire(self.binary("tests/bench/delay"), self.dir,
-                                         self.server.imap, rtt)
-        return self.wires[rtt].port
+            return port
+        if (scheme, rtt) not in self.wires:
+            self.wires[scheme, rtt] = peers.Wire(self.binary("tests/bench/delay"), self.dir, port, rtt)
+        return self.wires[scheme, rtt].port
 
     def account(self, user, sizes, **mailboxes):
         """INBOX of these sizes, and other mailboxes; numbered by the server, with a LOCAL copy."""
@@ -128,12 +128,12 @@ class Bench:
         self.local[user] = self.dir / "local" / user / "INBOX"
 
     @contextlib.contextmanager
-    def mount(self, user, rtt, cache=None, **options):
+    def mount(self, user, rtt, cache=None, scheme="imap", **options):
         """A daemon of its own, with an empty cache unless one is given."""
         at = self.path("m")
         options = {"tls": "off", "refresh": 30, "timeout": 60,
                    "cache_dir": cache or at / "cache", **options}
-        daemon = Mailfs(at, f"imap://{user}@127.0.0.1:{self.port(rtt)}/", options,
+        daemon = Mailfs(at, f"{scheme}://{user}@127.0.0.1:{self.port(rtt, scheme)}/", options,
                         binary=self.binary("src/mailfs"))
         mounted = Mount(daemon)
         start = time.perf_counter()
@@ -215,14 +215,15 @@ class Bench:
 
     # --- works ----------------------------------------------------------------------------------
 
-    def one_tool(self, user, rtt, tool):
+    def one_tool(self, user, rtt, tool, scheme="imap"):
         """A tool on a cold mount."""
-        with self.mount(user, rtt) as mounted:
+        who = f"mailfs {user}" if scheme == "imap" else f"mailfs {scheme} {user}"
+        with self.mount(user, rtt, scheme=scheme) as mounted:
             copy = self.path("copy")
             mounted.counted()
             seconds = run_tool(tool, mounted.inbox, copy)
-            self.add(tool, rtt, f"mailfs {user}", seconds, **mounted.counted())
-            self.add(f"mount, {tool}", rtt, f"mailfs {user}", mounted.seconds + seconds)
+            self.add(tool, rtt, who, seconds, **mounted.counted())
+            self.add(f"mount, {tool}", rtt, who, mounted.seconds + seconds)
             shutil.rmtree(copy, ignore_errors=True)
 
     def rsync_and_after(self, user, rtt):
@@ -412,6 +413,26 @@ class Bench:
                       f"median {statistics.median(latencies) * 1000:.0f}, {len(latencies)} reads; "
                       "bound: 3 RTT and 1 MiB at RAW's speed")
 
+    def pop3(self):
+        """The maildrop beside mpop."""
+        who, n = "mailfs pop big", len(os.listdir(self.local["big"]))
+        for rtt in self.args.rtt:
+            for _ in range(self.args.runs):
+                directory = self.path("mpop")
+                seconds = peers.mpop(str(directory), self.port(rtt, "pop"), "big")
+                self.add("pull", rtt, "mpop big", seconds)
+                if len(os.listdir(directory / "mail/new")) != n:
+                    raise AssertionError("mpop did not pull everything")
+                shutil.rmtree(directory)
+                for tool in ("ls -l", "rsync -a", "grep -r"):
+                    self.one_tool("big", rtt, tool, "pop")
+            pull = self.median("pull", rtt, "mpop big")
+            self.goal("POP3: mount, cold rsync -a / mpop", rtt,
+                      self.median("mount, rsync -a", rtt, who), pull / 2, remark=f"mpop {pull:.2f}; "
+                      f"{self.median('rsync -a', rtt, who, 'round_trips')} round trips")
+            self.goal("POP3: ls -l", rtt, self.median("ls -l", rtt, who, "round_trips"), 4,
+                      "round trips", f"{self.median('ls -l', rtt, who):.2f} s")
+
     def by_size(self):
         """Cost against size: messages of 2 KB, RTT 0."""
         series = {"mailfs": [], "mbsync": [], "RAW + LOCAL": []}
@@ -484,7 +505,7 @@ class Bench:
         self.account("one", [(200 << 20) // scale])
         charts = []
         for section in (self.scans, self.header_scan, self.listing, self.single, self.large,
-                        self.beside_bulk, self.by_size, self.by_rtt, self.system_calls):
+                        self.beside_bulk, self.pop3, self.by_size, self.by_rtt, self.system_calls):
             if self.args.only and section.__name__ not in self.args.only:
                 continue
             self.say(section.__name__)

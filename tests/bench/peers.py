@@ -107,6 +107,38 @@ class Mbsync:
         return sum(len(os.listdir(os.path.join(self.inbox, d))) for d in ("cur", "new"))
 
 
+MPOP = """
+account bench
+host 127.0.0.1
+port {port}
+user {user}
+password {password}
+tls off
+auth user
+keep on
+received_header off
+uidls_file {directory}/uidls
+delivery maildir {directory}/mail
+"""
+
+
+def mpop(directory, port, user):
+    """mpop pulling a maildrop into an empty Maildir; seconds."""
+    for name in ("cur", "new", "tmp"):
+        os.makedirs(os.path.join(directory, "mail", name))
+    config = os.path.join(directory, "mpoprc")
+    with open(config, "w", encoding="utf-8") as file:
+        file.write(MPOP.format(port=port, user=user, password=PASSWORD, directory=directory))
+    os.chmod(config, 0o600)
+    start = time.perf_counter()
+    done = subprocess.run(["mpop", "-q", "-C", config, "bench"], capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise AssertionError(f"mpop: {done.stderr}")
+    return seconds
+
+
 class Floor:
     """floor.c: the same files from memory, mounted anew so that the kernel knows nothing yet."""
 
