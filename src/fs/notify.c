@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The notifier: one thread that tells the kernel what it must forget. The store reports changes from
+ * any thread; they are queued here and told with no lock held and outside any request, because the
+ * kernel may take a directory's lock while another request that holds it waits for us. The one
+ * exception is a corrected length: that must reach the kernel before the read that found it is
+ * answered, and dropping attributes alone takes no lock.
+ */
+#include "fs/private.h"
+
+#include <string.h>
+
+typedef struct
+{
+  fuse_ino_t ino;    /* of the inode, or of the directory when name is set */
+  gboolean contents; /* pages (a directory's listing) too, not only attributes */
+  char *name;        /* an entry that is no longer so */
+} Notice;
+
+struct FsNotify
+{
+  FsServer *server;
+  GAsyncQueue *queue; /* of Notice; one with ino 0 ends the thread */
+  GThread *thread;
+};
+
+static void
+notice_free (gpointer data)
+{
+  Notice *notice = data;
+
+  g_free (notice->name);
+  g_free (notice);
+}
+
+static gpointer
+run (gpointer data)
+{
+  FsNotify *notify = data;
+  struct fuse_session *session = notify->server->session;
+
+  for (;;)
+    {
+      Notice *notice = g_async_queue_pop (notify->queue);
+      gboolean end = notice->ino == 0;
+
+      /* -ENOENT: the kernel does not know it, which is as well. */
+      if (!end && notice->name != NULL)
+        fuse_lowlevel_notify_inval_entry (session, notice->ino, notice->name,
+                                          strlen (notice->name));
+      else if (!end)
+        fuse_lowlevel_notify_inval_inode (session, notice->ino, notice->contents ? 0 : -1, 0);
+      notice_free (notice);
+      if (end)
+        return NULL;
+    }
+}
+
+static void
+push (FsServer *server, fuse_ino_t ino, gboolean contents, const char *name)
+{
+  Notice *notice = g_new0 (Notice, 1);
+
+  notice->ino = ino;
+  notice->contents = contents;
+  notice->name = g_strdup (name);
+  g_async_queue_push (server->notify->queue, notice);
+}
+
+static FsNodeKind
+dir_of (FsServer *server, const MailMessage *message)
+{
+  if (!fs_is_maildir (server))
+    return FS_NODE_MAILBOX;
+  return fs_dir_holds (FS_NODE_NEW, MAIL_LAYOUT_MAILDIR, message) ? FS_NODE_NEW : FS_NODE_CUR;
+}
+
+/* With layout=maildir a change of flags is a change of names. */
+static void
+message_changed (gpointer user_data, MailMailbox *mailbox, const MailMessage *old,
+                 const MailMessage *now, const char *given)
+{
+  FsServer *server = user_data;
+  guint32 content_id = mail_mailbox_content_id (mailbox);
+  MailMailboxInfoNow info;
+
+  if (old == NULL)
+    return; /* the directory's own notice says enough */
+  mail_mailbox_info (mailbox, &info);
+  g_autofree char *name = fs_message_name (server, info.uidvalidity, old, given);
+  g_autofree char *name_now
+      = now != NULL ? fs_message_name (server, info.uidvalidity, now, given) : NULL;
+  fuse_ino_t dir = fs_ino_mailbox (mailbox, dir_of (server, old));
+
+  if (now != NULL)
+    push (server, fs_ino_message (content_id, old->uid), FALSE, NULL);
+  if (name_now != NULL && strcmp (name, name_now) == 0)
+    return;
+  push (server, dir, FALSE, name);
+  if (now == NULL)
+    return;
+  push (server, dir, TRUE, NULL);
+  push (server, fs_ino_mailbox (mailbox, dir_of (server, now)), TRUE, NULL);
+}
+
+static void
+size_known (gpointer user_data, guint32 content_id, guint32 uid)
+{
+  FsServer *server = user_data;
+
+  fuse_lowlevel_notify_inval_inode (server->session, fs_ino_message (content_id, uid), -1, 0);
+}
+
+static void
+directory_changed (gpointer user_data, MailMailbox *mailbox)
+{
+  FsServer *server = user_data;
+
+  push (server, fs_ino_mailbox (mailbox, FS_NODE_MAILBOX), TRUE, NULL);
+  if (fs_is_maildir (server))
+    {
+      push (server, fs_ino_mailbox (mailbox, FS_NODE_CUR), TRUE, NULL);
+      push (server, fs_ino_mailbox (mailbox, FS_NODE_NEW), TRUE, NULL);
+    }
+}
+
+static void
+mailbox_gone (gpointer user_data, guint32 parent_id, guint32 id, const char *leaf)
+{
+  FsServer *server = user_data;
+  fuse_ino_t parent = parent_id == MAIL_ROOT_ID ? FUSE_ROOT_ID : (guint64)parent_id << 32;
+
+  push (server, parent, FALSE, leaf);
+}
+
+const MailStoreEvents fs_notify_events = {
+  .message = message_changed,
+  .size_known = size_known,
+  .directory = directory_changed,
+  .mailbox_gone = mailbox_gone,
+};
+
+FsNotify *
+fs_notify_new (FsServer *server)
+{
+  FsNotify *notify = g_new0 (FsNotify, 1);
+
+  notify->server = server;
+  notify->queue = g_async_queue_new_full (notice_free);
+  notify->thread = g_thread_new ("notify", run, notify);
+  return notify;
+}
+
+void
+fs_notify_free (FsNotify *notify)
+{
+  g_async_queue_push_front (notify->queue, g_new0 (Notice, 1));
+  g_thread_join (notify->thread);
+  g_async_queue_unref (notify->queue);
+  g_free (notify);
+}

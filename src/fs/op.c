@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Operations that may wait. The first attempt, on the FUSE thread, only tries, so that what the index
+ * or the cache can answer costs nothing extra. When it cannot, the request gets an interrupt function
+ * and is attempted again with leave to park; then the thread is free. Each request is answered
+ * exactly once, by whoever wins fs_op_take: the attempt, an error, or a signal.
+ */
+#include "fs/private.h"
+
+#include "mailfs/log.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Woken this often without having what it wants, the server must be playing games. */
+#define ATTEMPTS_MAX 16u
+
+static FsOp *
+op_ref (FsOp *op)
+{
+  g_atomic_int_inc (&op->n_refs);
+  return op;
+}
+
+static void
+op_unref (FsOp *op)
+{
+  if (!g_atomic_int_dec_and_test (&op->n_refs))
+    return;
+  g_free (op->name);
+  g_free (op);
+}
+
+gboolean
+fs_op_take (FsOp *op)
+{
+  if (!g_atomic_int_compare_and_exchange (&op->answered, FALSE, TRUE))
+    return FALSE;
+  /* Waits for an interrupt function that is running; it will find the request taken. */
+  if (op->interruptible)
+    fuse_req_interrupt_func (op->req, NULL, NULL);
+  mail_counter_add (MAIL_COUNTER_REQUESTS, 1);
+  return TRUE;
+}
+
+void
+fs_op_fail (FsOp *op, int error_number)
+{
+  if (fs_op_take (op))
+    fuse_reply_err (op->req, error_number);
+}
+
+/* libfuse holds the request's lock here, so this must not clear the interrupt function itself. On the
+ * way of a FUSE_INTERRUPT it also holds a reference, so the reply may come from here; when it calls us
+ * while the function is being set, because the signal came earlier, it does not. */
+static void
+interrupted (fuse_req_t req, void *data)
+{
+  FsOp *op = data;
+
+  if (g_atomic_pointer_get (&op->arming) == g_thread_self ())
+    op->interrupted_early = TRUE;
+  else if (g_atomic_int_compare_and_exchange (&op->answered, FALSE, TRUE))
+    fuse_reply_err (req, EINTR);
+}
+
+static void
+woken (MailWaiter *waiter, const GError *error)
+{
+  FsOp *op = (FsOp *)waiter;
+
+  if (!g_atomic_int_get (&op->answered))
+    {
+      if (error != NULL)
+        fs_op_fail (op, mail_error_to_errno (error));
+      else if (++op->n_attempts > ATTEMPTS_MAX)
+        fs_op_fail (op, EIO);
+      else
+        op->attempt (op);
+    }
+  op_unref (op);
+}
+
+MailWaiter *
+fs_op_waiter (FsOp *op)
+{
+  if (!op->may_park)
+    return NULL;
+  op_ref (op); /* the store's, given back by fs_op_check or when woken */
+  return &op->waiter;
+}
+
+gboolean
+fs_op_check (FsOp *op, MailAnswer answer, GError **error)
+{
+  if (answer == MAIL_PARKED)
+    return FALSE; /* with leave to park the op may be gone already */
+  if (op->may_park)
+    op_unref (op);
+  if (answer == MAIL_READY)
+    return TRUE;
+  fs_op_fail (op, mail_error_to_errno (*error));
+  g_clear_error (error);
+  return FALSE;
+}
+
+static void
+start (FsOp *op)
+{
+  op->n_refs = 1;
+  op->server = fuse_req_userdata (op->req);
+  mail_waiter_init (&op->waiter, woken);
+  op->attempt (op);
+  if (!op->answered)
+    {
+      op->interruptible = TRUE;
+      op->may_park = TRUE;
+      g_atomic_pointer_set (&op->arming, g_thread_self ());
+      fuse_req_interrupt_func (op->req, interrupted, op);
+      g_atomic_pointer_set (&op->arming, NULL);
+      if (op->interrupted_early)
+        fs_op_fail (op, EINTR);
+      else if (!g_atomic_int_get (&op->answered))
+        op->attempt (op);
+    }
+  op_unref (op);
+}
+
+void
+fs_op_start (fuse_req_t req, void (*attempt) (FsOp *op), fuse_ino_t ino, const char *name,
+             size_t size, off_t offset, const struct fuse_file_info *fi)
+{
+  FsOp *op = g_new0 (FsOp, 1);
+
+  op->req = req;
+  op->attempt = attempt;
+  op->ino = ino;
+  op->name = g_strdup (name);
+  op->size = size;
+  op->offset = offset;
+  if (fi != NULL)
+    op->fi = *fi;
+  start (op);
+}
+
+void
+fs_op_start_readdir (fuse_req_t req, void (*attempt) (FsOp *op), fuse_ino_t ino, size_t size,
+                     off_t offset, const struct fuse_file_info *fi, gboolean plus)
+{
+  FsOp *op = g_new0 (FsOp, 1);
+
+  op->req = req;
+  op->attempt = attempt;
+  op->ino = ino;
+  op->size = size;
+  op->offset = offset;
+  op->fi = *fi;
+  op->plus = plus;
+  start (op);
+}

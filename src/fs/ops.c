@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The table of FUSE requests, a short function each. What may wait for the server becomes an FsOp.
+ *
+ * Messages are immutable, so with eol=crlf OPEN is answered ENOSYS: the kernel then never sends OPEN
+ * or RELEASE again and keeps its page cache; reads come by inode. With eol=lf a message's length is
+ * known only once it is here, so OPEN waits for that, and fstat after it is exact.
+ */
+#include "fs/private.h"
+
+#include "mailfs/log.h"
+
+#include <errno.h>
+#include <string.h>
+
+static FsServer *
+server_of (fuse_req_t req)
+{
+  return fuse_req_userdata (req);
+}
+
+static void
+op_init (void *userdata, struct fuse_conn_info *conn)
+{
+  FsServer *server = userdata;
+
+  /* With OPEN answered ENOSYS the kernel would lose an O_TRUNC without a word. */
+  conn->want &= ~(unsigned)FUSE_CAP_ATOMIC_O_TRUNC;
+  conn->want |= conn->capable & (FUSE_CAP_READDIRPLUS | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_ASYNC_READ);
+  conn->want &= ~(unsigned)(FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_WRITEBACK_CACHE);
+  conn->max_background = 64;
+  conn->congestion_threshold = 48;
+  if (server->ready != NULL)
+    server->ready (server->ready_data);
+}
+
+static void
+op_lookup (fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+  fs_op_start (req, fs_lookup, parent, name, 0, 0, NULL);
+}
+
+static void
+op_forget (fuse_req_t req, fuse_ino_t ino, uint64_t n_lookups)
+{
+  fs_snapshot_forget (server_of (req), ino, n_lookups);
+  fuse_reply_none (req);
+}
+
+static void
+op_forget_multi (fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
+{
+  for (size_t i = 0; i < count; i++)
+    fs_snapshot_forget (server_of (req), forgets[i].ino, forgets[i].nlookup);
+  fuse_reply_none (req);
+}
+
+/* 0, or the errno. */
+static int
+stat_node (FsServer *server, FsNode *node, struct stat *st)
+{
+  MailMessage message;
+
+  switch (node->kind)
+    {
+    case FS_NODE_MAILBOX:
+    case FS_NODE_CUR:
+    case FS_NODE_NEW:
+    case FS_NODE_TMP:
+      fs_stat_dir (server, node->mailbox, node->kind, st);
+      return 0;
+    case FS_NODE_DOT_MAILFS:
+      fs_stat_dot_mailfs (server, st);
+      return 0;
+    case FS_NODE_SNAPSHOT:
+      return fs_snapshot_stat (server, node->ino, st) ? 0 : ENOENT;
+    case FS_NODE_MESSAGE:
+      if (!mail_mailbox_find_gone (node->mailbox, node->uid, &message))
+        return ENOENT;
+      fs_stat_message (server, node->mailbox, (guint32)(node->ino >> 32), &message, st);
+      return 0;
+    default:
+      return ESTALE;
+    }
+}
+
+/* The inode of a message whose mailbox is not in memory needs the index first, perhaps the server. */
+static gboolean
+node_ready (FsOp *op, FsNode *node)
+{
+  GError *error = NULL;
+
+  fs_node_resolve (op->server, op->ino, node);
+  return node->kind != FS_NODE_MESSAGE
+         || fs_op_check (op, mail_mailbox_known (node->mailbox, fs_op_waiter (op), &error), &error);
+}
+
+static void
+attempt_getattr (FsOp *op)
+{
+  g_auto (FsNode) node = { 0 };
+  struct stat st;
+
+  if (!node_ready (op, &node))
+    return;
+  int failed = stat_node (op->server, &node, &st);
+  if (failed != 0)
+    fs_op_fail (op, failed);
+  else if (fs_op_take (op))
+    fuse_reply_attr (op->req, &st, node.kind == FS_NODE_SNAPSHOT ? 0 : FS_TIMEOUT);
+}
+
+static void
+op_getattr (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+  fs_op_start (req, attempt_getattr, ino, NULL, 0, 0, NULL);
+}
+
+static void
+attempt_read (FsOp *op)
+{
+  FsServer *server = op->server;
+  g_autofree char *buffer = NULL;
+  GError *error = NULL;
+  gsize n = 0;
+  g_auto (FsNode) node = { 0 };
+
+  if (!node_ready (op, &node))
+    return;
+  if (node.kind == FS_NODE_SNAPSHOT)
+    {
+      if (fs_op_take (op))
+        fs_snapshot_read (server, op->req, op->ino, op->size, op->offset);
+      return;
+    }
+  if (node.kind != FS_NODE_MESSAGE)
+    {
+      fs_op_fail (op, node.kind == FS_NODE_STALE ? ESTALE : EISDIR);
+      return;
+    }
+  buffer = g_malloc (op->size);
+  if (fs_op_check (op,
+                   mail_store_read (server->store, node.mailbox, node.uid, op->offset, buffer,
+                                    op->size, &n, fs_op_waiter (op), &error),
+                   &error)
+      && fs_op_take (op))
+    fuse_reply_buf (op->req, buffer, n);
+}
+
+static void
+op_read (fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
+{
+  fs_op_start (req, attempt_read, ino, NULL, size, offset, NULL);
+}
+
+static void
+attempt_open (FsOp *op)
+{
+  GError *error = NULL;
+  g_auto (FsNode) node = { 0 };
+
+  if (!node_ready (op, &node))
+    return;
+  if (node.kind == FS_NODE_STALE)
+    {
+      fs_op_fail (op, ESTALE);
+      return;
+    }
+  if (node.kind == FS_NODE_MESSAGE
+      && !fs_op_check (op,
+                       mail_store_fetch_whole (op->server->store, node.mailbox, node.uid,
+                                               fs_op_waiter (op), &error),
+                       &error))
+    return;
+  op->fi.keep_cache = 1;
+  if (fs_op_take (op))
+    fuse_reply_open (op->req, &op->fi);
+}
+
+static void
+op_open (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+  if ((fi->flags & O_ACCMODE) != O_RDONLY)
+    fuse_reply_err (req, EROFS);
+  else if (server_of (req)->config->eol == MAIL_EOL_CRLF)
+    fuse_reply_err (req, ENOSYS);
+  else
+    fs_op_start (req, attempt_open, ino, NULL, 0, 0, fi);
+}
+
+static void
+op_opendir (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+  fs_op_start (req, fs_opendir, ino, NULL, 0, 0, fi);
+}
+
+static void
+op_readdir (fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
+{
+  fs_op_start_readdir (req, fs_readdir, ino, size, offset, fi, FALSE);
+}
+
+static void
+op_readdirplus (fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
+                struct fuse_file_info *fi)
+{
+  fs_op_start_readdir (req, fs_readdir, ino, size, offset, fi, TRUE);
+}
+
+static void
+op_getxattr (fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+  fs_op_start (req, fs_getxattr, ino, name, size, 0, NULL);
+}
+
+static void
+op_listxattr (fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+  fs_op_start (req, fs_listxattr, ino, NULL, size, 0, NULL);
+}
+
+static void
+attempt_statfs (FsOp *op)
+{
+  struct statvfs st = { .f_bsize = 4096, .f_frsize = 4096, .f_namemax = FS_NAMES_MAX };
+  guint64 used = 0, limit = 0;
+  GError *error = NULL;
+
+  if (!fs_op_check (op,
+                    mail_store_quota (op->server->store, &used, &limit, fs_op_waiter (op)), &error)
+      || !fs_op_take (op))
+    return;
+  /* Without a quota nobody knows how much fits: as much as anybody will want. */
+  if (limit == 0)
+    limit = G_GUINT64_CONSTANT (1) << 50, used = 0;
+  st.f_blocks = limit / st.f_frsize;
+  st.f_bfree = st.f_bavail = limit > used ? (limit - used) / st.f_frsize : 0;
+  fuse_reply_statfs (op->req, &st);
+}
+
+static void
+op_statfs (fuse_req_t req, fuse_ino_t ino)
+{
+  fs_op_start (req, attempt_statfs, ino, NULL, 0, 0, NULL);
+}
+
+/* Messages are immutable: nothing was written through this handle, so there is nothing to report. */
+static void
+op_flush (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+  fuse_reply_err (req, server_of (req)->config->read_only ? ENOSYS : 0);
+}
+
+const struct fuse_lowlevel_ops fs_ops = {
+  .init = op_init,
+  .lookup = op_lookup,
+  .forget = op_forget,
+  .forget_multi = op_forget_multi,
+  .getattr = op_getattr,
+  .open = op_open,
+  .read = op_read,
+  .flush = op_flush,
+  .opendir = op_opendir,
+  .readdir = op_readdir,
+  .readdirplus = op_readdirplus,
+  .getxattr = op_getxattr,
+  .listxattr = op_listxattr,
+  .statfs = op_statfs,
+};

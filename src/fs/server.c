@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The FUSE session: mount options, mounting over a dead mount of our own, the multi-threaded loop.
+ */
+#include "fs/private.h"
+
+#include "mailfs/log.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static struct fuse_session *
+make_session (FsServer *server)
+{
+  const MailConfig *config = server->config;
+  struct fuse_args args = FUSE_ARGS_INIT (0, NULL);
+  gboolean named = FALSE;
+
+  fuse_opt_add_arg (&args, "mailfs");
+  for (guint i = 0; i < config->fuse_options->len; i++)
+    {
+      const char *option = config->fuse_options->pdata[i];
+
+      named |= g_str_has_prefix (option, "fsname=");
+      fuse_opt_add_arg (&args, "-o");
+      fuse_opt_add_arg (&args, option);
+    }
+  if (!named)
+    {
+      /* libfuse splits at commas unless they are escaped. */
+      g_auto (GStrv) parts = g_strsplit (config->url, ",", -1);
+      g_autofree char *escaped = g_strjoinv ("\\,", parts);
+      g_autofree char *option = g_strconcat ("-ofsname=", escaped, NULL);
+
+      fuse_opt_add_arg (&args, option);
+    }
+  fuse_opt_add_arg (&args, "-osubtype=mailfs");
+  if (config->debug)
+    fuse_opt_add_arg (&args, "-d");
+  struct fuse_session *session = fuse_session_new (&args, &fs_ops, sizeof fs_ops, server);
+  fuse_opt_free_args (&args);
+  return session;
+}
+
+FsServer *
+fs_server_new (const MailConfig *config, MailStore *store, GError **error)
+{
+  FsServer *server = g_new0 (FsServer, 1);
+
+  server->config = config;
+  server->store = store;
+  server->started = g_get_real_time () / G_USEC_PER_SEC;
+  g_mutex_init (&server->lock);
+  server->seen_generation = g_hash_table_new_full (g_int64_hash, g_int64_equal, NULL, g_free);
+  server->session = make_session (server);
+  if (server->session == NULL)
+    {
+      g_set_error (error, MAIL_ERROR, MAIL_ERROR_USAGE, "libfuse refuses the mount options");
+      fs_server_free (server);
+      return NULL;
+    }
+  return server;
+}
+
+/* A daemon that was killed leaves a mount that answers nothing but ENOTCONN. */
+static void
+clear_dead_mount (const char *mountpoint)
+{
+  struct stat st;
+
+  if (stat (mountpoint, &st) == 0 || errno != ENOTCONN)
+    return;
+  const char *argv[] = { "fusermount3", "-u", "-z", mountpoint, NULL };
+  if (g_spawn_sync (NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL, NULL,
+                    NULL))
+    mail_log_info ("cleared a dead mount at %s", mountpoint);
+}
+
+gboolean
+fs_server_mount (FsServer *server, GError **error)
+{
+  const char *mountpoint = server->config->mountpoint;
+  struct stat st, parent;
+  g_autofree char *up = g_build_filename (mountpoint, "..", NULL);
+
+  clear_dead_mount (mountpoint);
+  if (stat (mountpoint, &st) != 0)
+    g_set_error (error, MAIL_ERROR, MAIL_ERROR_FAILED, "mount point %s: %s", mountpoint,
+                 g_strerror (errno));
+  else if (!S_ISDIR (st.st_mode))
+    g_set_error (error, MAIL_ERROR, MAIL_ERROR_FAILED, "mount point %s: not a directory",
+                 mountpoint);
+  else if (stat (up, &parent) == 0 && st.st_dev != parent.st_dev)
+    g_set_error (error, MAIL_ERROR, MAIL_ERROR_FAILED,
+                 "mount point %s: busy, something is mounted there already", mountpoint);
+  else if (fuse_session_mount (server->session, mountpoint) != 0)
+    g_set_error (error, MAIL_ERROR, MAIL_ERROR_FAILED, "mount point %s: cannot mount (see above)",
+                 mountpoint);
+  else
+    server->mounted = TRUE;
+  if (!server->mounted)
+    return FALSE;
+  server->notify = fs_notify_new (server);
+  mail_store_set_events (server->store, &fs_notify_events, server);
+  return TRUE;
+}
+
+void
+fs_server_set_ready (FsServer *server, void (*ready) (gpointer user_data), gpointer user_data)
+{
+  server->ready = ready;
+  server->ready_data = user_data;
+}
+
+gboolean
+fs_server_run (FsServer *server)
+{
+  struct fuse_loop_config *config = fuse_loop_cfg_create ();
+
+  fuse_loop_cfg_set_clone_fd (config, 0);
+  fuse_loop_cfg_set_max_threads (config, 10);
+  fuse_loop_cfg_set_idle_threads (config, 10);
+  int status = fuse_session_loop_mt (server->session, config);
+  fuse_loop_cfg_destroy (config);
+  return status >= 0;
+}
+
+void
+fs_server_stop (FsServer *server)
+{
+  fuse_session_exit (server->session);
+}
+
+void
+fs_server_unmount (FsServer *server)
+{
+  static const MailStoreEvents none = { 0 };
+
+  if (!server->mounted)
+    return;
+  server->mounted = FALSE;
+  fuse_session_unmount (server->session);
+  mail_store_set_events (server->store, &none, NULL);
+  fs_notify_free (server->notify);
+}
+
+void
+fs_server_free (FsServer *server)
+{
+  fs_server_unmount (server);
+  g_clear_pointer (&server->session, fuse_session_destroy);
+  fs_snapshots_free (server);
+  g_clear_pointer (&server->seen_generation, g_hash_table_unref);
+  g_mutex_clear (&server->lock);
+  g_free (server);
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The scan detector. `grep -r`, `rsync`, `tar` and `cat *` walk a mailbox in UID order, because names,
+ * readdir order and inodes sort alike. Once two messages in a row have been asked for, what follows is
+ * fetched ahead in few large requests, the next one queued while one arrives, in a window that doubles
+ * up to a byte budget. A walk that stops costs at most its window. Several walkers are told apart by
+ * mailbox and place. Any thread, own lock; only ever visible as speed.
+ */
+#include "store-private.h"
+
+#define N_SCANS 16u
+#define SKIP_MAX 32u  /* messages a walker may leave out (cached ones, names that do not match) */
+#define LOOK_MAX 2048u /* messages looked at for one request */
+#define WINDOW_MIN (128 * G_GUINT64_CONSTANT (1024))
+#define WINDOW_MAX (16 * G_GUINT64_CONSTANT (1024) * 1024)
+#define HEAD_MAX (32 * G_GUINT64_CONSTANT (1024)) /* who reads no further wants only the start */
+#define WHOLE_MAX (4 * G_GUINT64_CONSTANT (1024) * 1024) /* larger ones are read on by themselves */
+
+typedef struct
+{
+  guint32 content_id;
+  guint32 uid;          /* the walker is here */
+  guint32 ahead;        /* everything up to here has been asked for or was there */
+  guint run;            /* messages in a row */
+  guint64 size, read_to; /* of the message at uid */
+  guint64 head_end;     /* how far those who read only the start read */
+  guint n_heads;        /* large messages in a row of which only the start was read */
+  gboolean full;        /* a message above a block was read past its first block */
+  guint64 window, ahead_bytes;
+  gint64 used;
+} Scan;
+
+struct MailReadahead
+{
+  MailStore *store;
+  GMutex lock;
+  Scan scans[N_SCANS]; /* under lock */
+};
+
+MailReadahead *
+mail_readahead_new (MailStore *store)
+{
+  MailReadahead *readahead = g_new0 (MailReadahead, 1);
+
+  readahead->store = store;
+  g_mutex_init (&readahead->lock);
+  return readahead;
+}
+
+void
+mail_readahead_free (MailReadahead *readahead)
+{
+  g_mutex_clear (&readahead->lock);
+  g_free (readahead);
+}
+
+static gboolean
+ranges (const MailReadahead *readahead)
+{
+  return !readahead->store->options.eol_lf
+         && (mail_store_caps (readahead->store) & MAIL_CAP_RANGES) != 0;
+}
+
+/* How far ahead a message of this size is fetched. */
+static guint64
+ahead_end (const MailReadahead *readahead, const Scan *scan, guint64 size)
+{
+  if (!ranges (readahead))
+    return size <= WHOLE_MAX ? MAIL_TO_END : 0;
+  if (scan->n_heads >= 2 && size > HEAD_MAX)
+    return scan->head_end;
+  if (size <= MAIL_BLOCK_SIZE || (scan->full && size <= WHOLE_MAX))
+    return MAIL_TO_END;
+  return MAIL_BLOCK_SIZE;
+}
+
+static guint64
+cost (guint64 end, guint64 size)
+{
+  return MIN (end, size) + 512; /* a message of no size is not free either */
+}
+
+/* The scan that this message continues, moved on to it; NULL when it continues none. */
+static Scan *
+advance (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, guint32 uid)
+{
+  MailMessage between[SKIP_MAX];
+
+  for (guint i = 0; i < N_SCANS; i++)
+    {
+      Scan *scan = &readahead->scans[i];
+
+      if (scan->content_id != content_id || uid < scan->uid)
+        continue;
+      if (scan->uid == uid)
+        return scan;
+      guint n = mail_mailbox_next (mailbox, scan->uid, between, NULL, SKIP_MAX);
+      guint64 passed = 0;
+      for (guint k = 0; k < n && between[k].uid <= uid; k++)
+        {
+          if (between[k].uid <= scan->ahead)
+            passed += cost (ahead_end (readahead, scan, between[k].size), between[k].size);
+          if (between[k].uid != uid)
+            continue;
+          if (scan->size > HEAD_MAX)
+            {
+              gboolean head = scan->read_to <= HEAD_MAX;
+
+              scan->n_heads = head ? scan->n_heads + 1 : 0;
+              scan->head_end = head ? MAX (scan->read_to, 16 * 1024) : 0;
+            }
+          if (scan->size > MAIL_BLOCK_SIZE)
+            scan->full = scan->read_to > MAIL_BLOCK_SIZE;
+          scan->ahead_bytes -= MIN (passed, scan->ahead_bytes);
+          scan->uid = uid;
+          scan->run++;
+          scan->read_to = 0;
+          return scan;
+        }
+    }
+  return NULL;
+}
+
+static Scan *
+begin (MailReadahead *readahead, guint32 content_id, guint32 uid)
+{
+  Scan *oldest = &readahead->scans[0];
+
+  for (guint i = 1; i < N_SCANS; i++)
+    if (readahead->scans[i].used < oldest->used)
+      oldest = &readahead->scans[i];
+  *oldest = (Scan){ .content_id = content_id, .uid = uid, .ahead = uid, .run = 1 };
+  return oldest;
+}
+
+/* Appends what is to be fetched next, about `budget` bytes of it. */
+static void
+choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budget, GArray *parts)
+{
+  MailMessage next[128];
+  guint looked = 0;
+  guint64 chosen = 0;
+
+  scan->ahead = MAX (scan->ahead, scan->uid);
+  while (chosen < budget && looked < LOOK_MAX)
+    {
+      guint n = mail_mailbox_next (mailbox, scan->ahead, next, NULL, G_N_ELEMENTS (next));
+
+      for (guint i = 0; i < n && chosen < budget; i++)
+        {
+          MailFetchPart part = { next[i].uid, 0, ahead_end (readahead, scan, next[i].size) };
+          guint64 here = part.end == 0 ? 0 : cost (part.end, next[i].size);
+
+          scan->ahead = next[i].uid;
+          looked++;
+          g_autoptr (MailCacheFile) file
+              = mail_cache_peek (readahead->store->cache, scan->content_id, next[i].uid, 0);
+          if (here == 0
+              || (file != NULL
+                  && mail_cache_file_has (file, 0, MIN (part.end, MAIL_TO_END / 2))))
+            continue;
+          chosen += here;
+          g_array_append_val (parts, part);
+        }
+      if (n < G_N_ELEMENTS (next))
+        break;
+    }
+  scan->ahead_bytes += chosen;
+}
+
+void
+mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id,
+                     guint32 uid, guint64 size, guint64 offset, guint64 end, gboolean missed)
+{
+  guint64 window_max = MIN (WINDOW_MAX, readahead->store->options.cache_size / 4);
+  g_autoptr (GArray) parts = NULL;
+
+  g_mutex_lock (&readahead->lock);
+  Scan *scan = advance (readahead, mailbox, content_id, uid);
+  if (scan == NULL)
+    scan = begin (readahead, content_id, uid);
+  scan->size = size;
+  scan->read_to = MAX (scan->read_to, MIN (end, size));
+  scan->used = g_get_monotonic_time ();
+
+  gboolean active = scan->window > 0 && scan->ahead >= uid;
+  if (scan->run >= 2 && (missed || active) && scan->ahead_bytes <= scan->window / 2)
+    {
+      scan->window = CLAMP (scan->window * 2, WINDOW_MIN, MAX (window_max, WINDOW_MIN));
+      parts = g_array_new (FALSE, FALSE, sizeof (MailFetchPart));
+      choose (readahead, scan, mailbox, scan->window - scan->ahead_bytes, parts);
+    }
+  g_mutex_unlock (&readahead->lock);
+  if (parts != NULL && parts->len > 0)
+    mail_fetches_ahead (readahead->store->fetches, mailbox, content_id,
+                        (const MailFetchPart *)parts->data, parts->len);
+}

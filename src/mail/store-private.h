@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the files of the mail room share among themselves: the structs behind mailfs/store.h.
+ * Lock order: store->tree_lock, mailbox->lock, store->fetch_lock; never two mailboxes at once.
+ */
+#pragma once
+
+#include "mailfs/store.h"
+#include "mailfs/uidset.h"
+
+/* Where the messages of a removed file stay findable for readers that have it open. */
+#define MAIL_GONE_MAX 4096u
+
+typedef struct MailReadahead MailReadahead;
+typedef struct MailFetches MailFetches;
+
+struct MailStore
+{
+  MailStoreOptions options;
+  MailNaming naming;
+  MailStoreEvents events;
+  gpointer events_data;
+  GMainContext *net;
+  MailBackend *backend; /* net thread */
+  MailIndex *index;
+  MailCache *cache;
+  gboolean stopping;        /* net thread */
+  gint caps;                /* MailCaps, atomic: as of the last login, at first of the last run */
+  gboolean list_has_status; /* net thread: the last LIST carried STATUS */
+
+  GRWLock tree_lock;
+  MailMailbox *root;
+  GHashTable *by_id;      /* guint32 -> MailMailbox, owned; under tree_lock */
+  GHashTable *by_content; /* guint32 -> MailMailbox; under tree_lock */
+  gint64 listed_at;       /* monotonic µs of the last try, 0: never; under tree_lock */
+  gboolean listed;        /* a list is known, from now or from the index; under tree_lock */
+  gboolean listing;       /* under tree_lock */
+  GQueue list_waiters;    /* MailWaiter links; under tree_lock */
+
+  MailFetches *fetches;
+  MailReadahead *readahead;
+
+  GMutex quota_lock;
+  gboolean asking_quota;           /* under quota_lock */
+  guint64 quota_used, quota_limit; /* under quota_lock */
+  gint64 quota_at;                 /* under quota_lock */
+  GQueue quota_waiters;            /* MailWaiter links; under quota_lock */
+
+  GSource *refresh_timer; /* net thread */
+};
+
+struct MailMailbox
+{
+  gint n_refs;
+  MailStore *store;
+  guint32 id;          /* constant */
+
+  /* Under store->tree_lock. */
+  guint32 content_id;
+  char *name;          /* the backend's identifier, NULL for a mere parent */
+  char *leaf;          /* escaped name in its directory, "" for the root */
+  char *text;          /* decoded name */
+  char *special_use;
+  guint flags;         /* MailMailboxFlags */
+  MailMailbox *parent; /* borrowed: a parent outlives its children in the tree */
+  GPtrArray *children; /* sorted by id; borrowed, by_id owns */
+  GHashTable *child_by_leaf;
+  gboolean in_tree;
+
+  GMutex lock;
+  gboolean loaded;        /* messages are in memory; under lock, as all below */
+  GArray *messages;       /* of MailMessage, sorted by uid */
+  GArray *gone;           /* of MailMessage, in order of going, at most MAIL_GONE_MAX */
+  GHashTable *name_to_uid, *uid_to_name; /* NULL when no message has a name */
+  GHashTable *remote_to_uid, *uid_to_remote; /* NULL without MAIL_CAP_REMOTE_IDS */
+  MailMailboxStatus status; /* as of the last complete sync; uidvalidity 0: never listed */
+  gint64 synced_at;       /* monotonic µs of the last successful sync, 0: never in this run */
+  gint64 tried_at;        /* of the last try */
+  gint64 used_at;         /* somebody looked */
+  guint64 generation;
+  gint64 mtime;           /* seconds since the epoch */
+  gboolean server_read_only;
+  guint8 settable_flags;
+  gboolean any_keyword;
+  char *settable_keywords;
+  char *rights;           /* MYRIGHTS or NULL */
+  gboolean syncing;
+  GQueue sync_waiters;    /* MailWaiter links */
+};
+
+/* store.c */
+void mail_store_invoke (MailStore *store, GSourceFunc func, gpointer data);
+void mail_store_wake_all (GQueue *waiters, const GError *error); /* takes the links */
+/* The error says that the server cannot be reached now, not that it refused something. */
+gboolean mail_store_is_network_error (const GError *error);
+gint mail_compare_uint32 (gconstpointer a, gconstpointer b);
+
+/* mailbox.c; the _locked ones want mailbox->lock held */
+MailMailbox *mail_mailbox_new (MailStore *store, guint32 id, guint32 content_id);
+guint mail_mailbox_lower_bound_locked (MailMailbox *mailbox, guint32 uid);
+MailMessage *mail_mailbox_get_locked (MailMailbox *mailbox, guint32 uid);
+void mail_mailbox_set_name_locked (MailMailbox *mailbox, guint32 uid, const char *name);
+const char *mail_mailbox_name_locked (MailMailbox *mailbox, guint32 uid);
+void mail_mailbox_set_remote_id_locked (MailMailbox *mailbox, guint32 uid, const char *remote_id);
+const char *mail_mailbox_remote_id_locked (MailMailbox *mailbox, guint32 uid);
+void mail_mailbox_bury_locked (MailMailbox *mailbox, const MailMessage *message);
+gboolean mail_mailbox_load_locked (MailMailbox *mailbox); /* from the index, if it knows any */
+void mail_mailbox_unload_locked (MailMailbox *mailbox);
+void mail_mailbox_fill_index_row (MailMailbox *mailbox, MailIndexMailbox *row); /* tree lock + lock */
+char *mail_mailbox_path_unlocked (MailMailbox *mailbox); /* tree lock held; escaped path */
+
+/* tree.c */
+gboolean mail_tree_load (MailStore *store, GError **error);
+void mail_tree_refresh (MailStore *store); /* net thread; starts a LIST unless one runs */
+
+/* sync.c */
+void mail_sync_start (MailMailbox *mailbox); /* any thread; mailbox->syncing was set by the caller */
+
+/* fetch.c */
+MailFetches *mail_fetches_new (MailStore *store);
+void mail_fetches_free (MailFetches *fetches);
+typedef struct
+{
+  guint32 uid;
+  guint64 start, end; /* end MAIL_TO_END: the whole rest */
+} MailFetchPart;
+/* Any thread. Fetches the parts that nobody fetches yet; parts with start 0 and the same end of
+ * several messages go out as one request. n is bounded by the caller. */
+void mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id,
+                         const MailFetchPart *parts, guint n_parts);
+gboolean mail_fetches_busy (MailFetches *fetches, guint32 content_id, guint32 uid);
+
+/* readahead.c */
+MailReadahead *mail_readahead_new (MailStore *store);
+void mail_readahead_free (MailReadahead *readahead);
+/* Any thread: [offset, end) of a message of size bytes is being read; missed: it was not in the
+ * cache. May start fetching what comes next. */
+void mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id,
+                          guint32 uid, guint64 size, guint64 offset, guint64 end, gboolean missed);

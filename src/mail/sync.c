@@ -1,0 +1,655 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Bringing one mailbox's messages up to date: what the backend reports is gathered on the net thread
+ * and merged in one step when it says that it is complete, so that a listing cut short changes
+ * nothing. Readers see the old state or the new one.
+ */
+#include "store-private.h"
+
+#include "mailfs/log.h"
+
+#include <string.h>
+
+/* 2020-01-01, the origin of MailMessage.changed. */
+#define CHANGED_EPOCH G_GINT64_CONSTANT (1577836800)
+
+typedef struct
+{
+  MailMessage message;
+  char *remote_id;
+} Incoming;
+
+typedef struct
+{
+  MailSyncSink sink;
+  MailMailbox *mailbox;
+  char *name;
+  guint32 content_id;
+  MailMailboxStatus known;
+  guint32 uidvalidity;
+  gboolean begun, complete, has_present;
+  GArray *messages;     /* of MailMessage: all of them (complete), else the new ones */
+  GPtrArray *remote_ids; /* beside messages with MAIL_CAP_REMOTE_IDS, else NULL */
+  GArray *flags;        /* of MailMessage: only flags, keywords, modseq */
+  MailUidSet *vanished, *present;
+} Sync;
+
+typedef struct
+{
+  MailMessage old, now;
+  gboolean has_old, has_now;
+  char *name;
+} Event;
+
+static void
+event_clear (gpointer data)
+{
+  g_free (((Event *)data)->name);
+}
+
+static guint32
+changed_now (void)
+{
+  return (guint32)(g_get_real_time () / G_USEC_PER_SEC - CHANGED_EPOCH);
+}
+
+gint64
+mail_message_changed (const MailMessage *message)
+{
+  return message->changed != 0 ? CHANGED_EPOCH + (gint64)message->changed : message->internaldate;
+}
+
+/* --- the sink -------------------------------------------------------------------------------- */
+
+static MailMessage
+from_info (MailStore *store, const MailMessageInfo *info)
+{
+  const gint64 date_max = (G_GINT64_CONSTANT (1) << 33) - 1;
+  MailMessage message = { 0 };
+
+  message.uid = info->uid;
+  message.keywords = mail_index_keywords_id (store->index, info->keywords);
+  message.modseq = info->modseq;
+  message.size = MIN (info->size, (G_GUINT64_CONSTANT (1) << 40) - 1);
+  message.flags = info->flags;
+  message.internaldate = CLAMP (info->internaldate, -date_max, date_max);
+  return message;
+}
+
+static void
+sync_begin (MailSyncSink *sink, guint32 uidvalidity, gboolean complete)
+{
+  Sync *sync = (Sync *)sink;
+
+  sync->begun = TRUE;
+  sync->uidvalidity = uidvalidity;
+  sync->complete = complete || uidvalidity != sync->known.uidvalidity;
+}
+
+static void
+sync_message (MailSyncSink *sink, const MailMessageInfo *info)
+{
+  Sync *sync = (Sync *)sink;
+  MailMessage message = from_info (sync->mailbox->store, info);
+
+  if (info->remote_id != NULL)
+    {
+      if (sync->remote_ids == NULL)
+        sync->remote_ids = g_ptr_array_new_with_free_func (g_free);
+      g_ptr_array_add (sync->remote_ids, g_strdup (info->remote_id));
+    }
+  else if (info->uid == 0)
+    return;
+  g_array_append_val (sync->messages, message);
+}
+
+static void
+sync_flags (MailSyncSink *sink, const MailMessageInfo *info)
+{
+  Sync *sync = (Sync *)sink;
+  MailMessage message = from_info (sync->mailbox->store, info);
+
+  g_array_append_val (sync->flags, message);
+}
+
+static void
+sync_vanished (MailSyncSink *sink, guint32 first, guint32 last)
+{
+  Sync *sync = (Sync *)sink;
+
+  mail_uid_set_add (sync->vanished, first, last);
+}
+
+static void
+sync_present (MailSyncSink *sink, guint32 first, guint32 last)
+{
+  Sync *sync = (Sync *)sink;
+
+  sync->has_present = TRUE;
+  if (first != 0)
+    mail_uid_set_add (sync->present, first, last);
+}
+
+static gboolean
+sync_is_known (MailSyncSink *sink, const char *remote_id)
+{
+  MailMailbox *mailbox = ((Sync *)sink)->mailbox;
+
+  g_mutex_lock (&mailbox->lock);
+  gboolean known = mailbox->remote_to_uid != NULL
+                   && g_hash_table_contains (mailbox->remote_to_uid, remote_id);
+  g_mutex_unlock (&mailbox->lock);
+  return known;
+}
+
+/* --- merging, under the tree's write lock and the mailbox's lock --------------------------- */
+
+typedef struct
+{
+  Sync *sync;
+  MailMailbox *mailbox;
+  MailIndexBatch *batch;
+  GArray *changed; /* of MailMessage: rows to write */
+  GArray *events;  /* of Event */
+  gboolean silent; /* the first listing: nobody can know any of it yet */
+  gboolean entries_changed;
+} Merge;
+
+static void
+add_event (Merge *merge, const MailMessage *old, const MailMessage *now)
+{
+  guint32 uid = old != NULL ? old->uid : now->uid;
+  Event event = { 0 };
+
+  if (merge->silent)
+    return;
+  if (old != NULL)
+    event.old = *old, event.has_old = TRUE;
+  if (now != NULL)
+    event.now = *now, event.has_now = TRUE;
+  event.name = g_strdup (mail_mailbox_name_locked (merge->mailbox, uid));
+  g_array_append_val (merge->events, event);
+}
+
+static void
+lose (Merge *merge, const MailMessage *old)
+{
+  if ((old->local & MAIL_LOCAL_HIDDEN) == 0)
+    add_event (merge, old, NULL);
+  merge->entries_changed = TRUE;
+  mail_mailbox_bury_locked (merge->mailbox, old);
+  mail_index_batch_remove (merge->batch, merge->sync->content_id, old->uid, old->uid);
+  if (mail_mailbox_name_locked (merge->mailbox, old->uid) != NULL)
+    {
+      mail_mailbox_set_name_locked (merge->mailbox, old->uid, NULL);
+      mail_index_batch_put_name (merge->batch, merge->sync->content_id, old->uid, NULL);
+    }
+  if (mail_mailbox_remote_id_locked (merge->mailbox, old->uid) != NULL)
+    {
+      mail_mailbox_set_remote_id_locked (merge->mailbox, old->uid, NULL);
+      mail_index_batch_put_remote_id (merge->batch, merge->sync->content_id, old->uid, NULL);
+    }
+}
+
+/* What the server says of flags replaces ours; size and date of a known message stay. */
+static void
+update (Merge *merge, MailMessage *old, const MailMessage *news)
+{
+  if (old->flags == news->flags && old->keywords == news->keywords
+      && (news->modseq == 0 || old->modseq == news->modseq))
+    return;
+  MailMessage before = *old;
+  if (old->flags != news->flags || old->keywords != news->keywords)
+    old->changed = changed_now ();
+  old->flags = news->flags;
+  old->keywords = news->keywords;
+  if (news->modseq != 0)
+    old->modseq = news->modseq;
+  g_array_append_val (merge->changed, *old);
+  add_event (merge, &before, old);
+}
+
+static gint
+compare_uids (gconstpointer a, gconstpointer b)
+{
+  guint32 left = ((const MailMessage *)a)->uid, right = ((const MailMessage *)b)->uid;
+
+  return left < right ? -1 : left > right;
+}
+
+static void
+sort_unique (GArray *messages)
+{
+  guint kept = 0;
+
+  g_array_sort (messages, compare_uids);
+  for (guint i = 0; i < messages->len; i++)
+    {
+      const MailMessage *message = &g_array_index (messages, MailMessage, i);
+
+      if (kept > 0 && g_array_index (messages, MailMessage, kept - 1).uid == message->uid)
+        kept--; /* reported twice: the later word counts */
+      g_array_index (messages, MailMessage, kept++) = *message;
+    }
+  g_array_set_size (messages, kept);
+}
+
+/* The whole list: walk old and new side by side. */
+static void
+merge_complete (Merge *merge)
+{
+  MailMailbox *mailbox = merge->mailbox;
+  GArray *old = mailbox->messages, *now = merge->sync->messages;
+  guint o = 0;
+
+  for (guint n = 0; n < now->len; n++)
+    {
+      MailMessage *message = &g_array_index (now, MailMessage, n);
+
+      for (; old != NULL && o < old->len && g_array_index (old, MailMessage, o).uid < message->uid;
+           o++)
+        lose (merge, &g_array_index (old, MailMessage, o));
+      if (old != NULL && o < old->len && g_array_index (old, MailMessage, o).uid == message->uid)
+        {
+          MailMessage *same = &g_array_index (old, MailMessage, o++);
+
+          update (merge, same, message);
+          *message = *same;
+          continue;
+        }
+      merge->entries_changed = TRUE;
+      g_array_append_val (merge->changed, *message);
+      add_event (merge, NULL, message);
+    }
+  for (; old != NULL && o < old->len; o++)
+    lose (merge, &g_array_index (old, MailMessage, o));
+  g_clear_pointer (&mailbox->messages, g_array_unref);
+  mailbox->messages = g_array_ref (now);
+}
+
+static gboolean
+is_gone (const Sync *sync, guint32 uid)
+{
+  if (mail_uid_set_contains (sync->vanished, uid))
+    return TRUE;
+  return sync->has_present && uid < sync->known.uidnext
+         && !mail_uid_set_contains (sync->present, uid);
+}
+
+static void
+merge_difference (Merge *merge)
+{
+  Sync *sync = merge->sync;
+  MailMailbox *mailbox = merge->mailbox;
+  guint kept = 0;
+
+  for (guint i = 0; i < sync->flags->len; i++)
+    {
+      const MailMessage *news = &g_array_index (sync->flags, MailMessage, i);
+      MailMessage *old = mail_mailbox_get_locked (mailbox, news->uid);
+
+      if (old != NULL && !is_gone (sync, news->uid))
+        update (merge, old, news);
+    }
+
+  if (sync->vanished->len > 0 || sync->has_present)
+    {
+      for (guint i = 0; i < mailbox->messages->len; i++)
+        {
+          MailMessage *message = &g_array_index (mailbox->messages, MailMessage, i);
+
+          if (is_gone (sync, message->uid))
+            lose (merge, message);
+          else
+            g_array_index (mailbox->messages, MailMessage, kept++) = *message;
+        }
+      g_array_set_size (mailbox->messages, kept);
+    }
+
+  for (guint i = 0; i < sync->messages->len; i++)
+    {
+      MailMessage *message = &g_array_index (sync->messages, MailMessage, i);
+      MailMessage *old = mail_mailbox_get_locked (mailbox, message->uid);
+
+      if (old != NULL)
+        {
+          update (merge, old, message);
+          continue;
+        }
+      guint at = mail_mailbox_lower_bound_locked (mailbox, message->uid);
+      g_array_insert_val (mailbox->messages, at, *message);
+      g_array_append_val (merge->changed, *message);
+      merge->entries_changed = TRUE;
+      add_event (merge, NULL, message);
+    }
+}
+
+/* Gives each remote id its UID: the old one, or the next. Names follow from the remote id. */
+static void
+assign_uids (Merge *merge)
+{
+  Sync *sync = merge->sync;
+  MailMailbox *mailbox = merge->mailbox;
+  guint32 next = MAX (mailbox->status.uidnext, 1u);
+
+  if (sync->remote_ids == NULL)
+    return;
+  for (guint i = 0; i < sync->messages->len && i < sync->remote_ids->len; i++)
+    {
+      MailMessage *message = &g_array_index (sync->messages, MailMessage, i);
+      const char *id = sync->remote_ids->pdata[i];
+      gpointer uid = mailbox->remote_to_uid != NULL
+                         ? g_hash_table_lookup (mailbox->remote_to_uid, id)
+                         : NULL;
+
+      if (uid != NULL)
+        {
+          message->uid = GPOINTER_TO_UINT (uid);
+          continue;
+        }
+      message->uid = next++;
+      mail_mailbox_set_remote_id_locked (mailbox, message->uid, id);
+      mail_index_batch_put_remote_id (merge->batch, sync->content_id, message->uid, id);
+      g_autofree char *name = mailbox->store->naming.remote_name (id);
+      mail_mailbox_set_name_locked (mailbox, message->uid, name);
+      mail_index_batch_put_name (merge->batch, sync->content_id, message->uid, name);
+    }
+  mailbox->status.uidnext = next;
+}
+
+/* Another UIDVALIDITY: these are other messages, even where the numbers are the same. Tree lock. */
+static void
+replace_contents (Merge *merge)
+{
+  MailMailbox *mailbox = merge->mailbox;
+  MailStore *store = mailbox->store;
+
+  mail_log_info ("mailbox \"%s\" has a new UIDVALIDITY, its cache is dropped", mailbox->name);
+  for (guint i = 0; mailbox->messages != NULL && i < mailbox->messages->len; i++)
+    add_event (merge, &g_array_index (mailbox->messages, MailMessage, i), NULL);
+  mail_index_batch_drop_contents (merge->batch, mailbox->content_id);
+  mail_cache_drop_contents (store->cache, mailbox->content_id);
+  g_hash_table_remove (store->by_content, GUINT_TO_POINTER (mailbox->content_id));
+  mail_mailbox_unload_locked (mailbox);
+  mailbox->content_id = mail_index_new_id (store->index);
+  g_hash_table_insert (store->by_content, GUINT_TO_POINTER (mailbox->content_id), mailbox);
+  memset (&mailbox->status, 0, sizeof mailbox->status);
+  merge->sync->content_id = mailbox->content_id;
+  merge->entries_changed = TRUE;
+}
+
+static gint64
+newest_date (const GArray *messages)
+{
+  gint64 newest = 0;
+
+  for (guint i = 0; i < messages->len; i++)
+    newest = MAX (newest, (gint64)g_array_index (messages, MailMessage, i).internaldate);
+  return newest;
+}
+
+/* A directory's time: at first that of its newest message, so that it is the same wherever the
+ * account is mounted; from then on the time at which we saw its entries change. */
+static void
+touch (Merge *merge, gboolean first)
+{
+  MailMailbox *mailbox = merge->mailbox;
+  gint64 now = g_get_real_time () / G_USEC_PER_SEC;
+  g_autofree char *key = g_strdup_printf ("mtime:%u", mailbox->id);
+  g_autofree char *value = NULL;
+
+  mailbox->mtime = first ? MIN (newest_date (mailbox->messages), now) : now;
+  mailbox->generation++;
+  value = g_strdup_printf ("%" G_GINT64_FORMAT, mailbox->mtime);
+  mail_index_set_meta (mailbox->store->index, key, value);
+}
+
+static void
+remember_result (MailMailbox *mailbox, const MailSyncResult *result, gboolean own_uids)
+{
+  guint32 uidnext = mailbox->status.uidnext;
+  guint n = mailbox->messages->len;
+
+  mailbox->status = result->status;
+  if (own_uids)
+    mailbox->status.uidnext = uidnext;
+  else if (mailbox->status.uidnext == 0 && n > 0) /* Courier does not say */
+    mailbox->status.uidnext = g_array_index (mailbox->messages, MailMessage, n - 1).uid + 1;
+  mailbox->status.n_messages = n;
+  mailbox->status.n_unseen = 0;
+  for (guint i = 0; i < n; i++)
+    mailbox->status.n_unseen
+        += (g_array_index (mailbox->messages, MailMessage, i).flags & MAIL_FLAG_SEEN) == 0;
+  mailbox->server_read_only = result->read_only;
+  mailbox->settable_flags = result->settable_flags;
+  mailbox->any_keyword = result->any_keyword;
+  g_free (mailbox->settable_keywords);
+  mailbox->settable_keywords = g_strdup (result->settable_keywords);
+  g_free (mailbox->rights);
+  mailbox->rights = g_strdup (result->rights);
+  mailbox->synced_at = mailbox->tried_at = g_get_monotonic_time ();
+}
+
+static void
+merge_locked (Merge *merge, const MailSyncResult *result)
+{
+  Sync *sync = merge->sync;
+  MailMailbox *mailbox = merge->mailbox;
+  gboolean first = mailbox->status.uidvalidity == 0;
+  guint64 modseq = mailbox->status.highestmodseq;
+
+  merge->silent = first && !mailbox->loaded;
+  if (!first && mailbox->status.uidvalidity != sync->uidvalidity)
+    replace_contents (merge);
+  if (mailbox->messages == NULL)
+    mailbox->messages = g_array_new (FALSE, FALSE, sizeof (MailMessage));
+  mailbox->loaded = TRUE;
+
+  assign_uids (merge);
+  sort_unique (sync->messages);
+  if (sync->complete)
+    merge_complete (merge);
+  else
+    merge_difference (merge);
+
+  remember_result (mailbox, result, sync->remote_ids != NULL
+                                        || (mail_store_caps (mailbox->store) & MAIL_CAP_REMOTE_IDS));
+  if (first || merge->entries_changed)
+    touch (merge, first);
+  if (first || merge->entries_changed || merge->changed->len > 0
+      || modseq != mailbox->status.highestmodseq)
+    {
+      MailIndexMailbox row;
+
+      mail_mailbox_fill_index_row (mailbox, &row);
+      mail_index_batch_put_mailbox (merge->batch, &row);
+      g_free (row.path);
+      mail_index_batch_put (merge->batch, sync->content_id,
+                            (const MailMessage *)merge->changed->data, merge->changed->len);
+    }
+}
+
+static void
+deliver_events (Merge *merge)
+{
+  MailStore *store = merge->mailbox->store;
+
+  for (guint i = 0; i < merge->events->len; i++)
+    {
+      const Event *event = &g_array_index (merge->events, Event, i);
+
+      if (store->events.message != NULL)
+        store->events.message (store->events_data, merge->mailbox,
+                               event->has_old ? &event->old : NULL,
+                               event->has_now ? &event->now : NULL, event->name);
+    }
+  if (merge->entries_changed && store->events.directory != NULL)
+    store->events.directory (store->events_data, merge->mailbox);
+}
+
+static void
+merge_sync (Sync *sync, const MailSyncResult *result)
+{
+  MailMailbox *mailbox = sync->mailbox;
+  MailStore *store = mailbox->store;
+  Merge merge = { .sync = sync, .mailbox = mailbox };
+
+  merge.batch = mail_index_batch_new ();
+  merge.changed = g_array_new (FALSE, FALSE, sizeof (MailMessage));
+  merge.events = g_array_new (FALSE, FALSE, sizeof (Event));
+  g_array_set_clear_func (merge.events, event_clear);
+
+  g_rw_lock_writer_lock (&store->tree_lock);
+  g_mutex_lock (&mailbox->lock);
+  gboolean current = mailbox->in_tree && mailbox->content_id == sync->content_id;
+  if (current)
+    merge_locked (&merge, result);
+  g_mutex_unlock (&mailbox->lock);
+  g_rw_lock_writer_unlock (&store->tree_lock);
+
+  mail_index_queue (store->index, merge.batch);
+  deliver_events (&merge);
+  g_array_unref (merge.changed);
+  g_array_unref (merge.events);
+}
+
+/* --- start and end --------------------------------------------------------------------------- */
+
+static void
+sync_free (Sync *sync)
+{
+  mail_mailbox_unref (sync->mailbox);
+  g_free (sync->name);
+  g_array_unref (sync->messages);
+  g_array_unref (sync->flags);
+  g_clear_pointer (&sync->remote_ids, g_ptr_array_unref);
+  mail_uid_set_free (sync->vanished);
+  mail_uid_set_free (sync->present);
+  g_free (sync);
+}
+
+static void
+finish (Sync *sync, const GError *error)
+{
+  MailMailbox *mailbox = sync->mailbox;
+  GQueue waiters;
+
+  g_mutex_lock (&mailbox->lock);
+  mailbox->syncing = FALSE;
+  mailbox->tried_at = g_get_monotonic_time ();
+  gboolean known = mailbox->loaded || mail_mailbox_load_locked (mailbox);
+  waiters = mailbox->sync_waiters;
+  g_queue_init (&mailbox->sync_waiters);
+  g_mutex_unlock (&mailbox->lock);
+
+  if (error != NULL)
+    mail_log_info ("listing \"%s\": %s", sync->name, error->message);
+  /* What is known goes on being served while the server is away, but not against its word. */
+  mail_store_wake_all (&waiters, known && mail_store_is_network_error (error) ? NULL : error);
+  if (g_error_matches (error, MAIL_ERROR, MAIL_ERROR_GONE))
+    mail_tree_refresh (mailbox->store);
+}
+
+static void
+sync_done (MailSyncSink *sink, const MailSyncResult *result, const GError *error)
+{
+  Sync *sync = (Sync *)sink;
+
+  if (error == NULL && sync->begun)
+    merge_sync (sync, result);
+  finish (sync, error);
+  sync_free (sync);
+}
+
+static gboolean
+start (gpointer data)
+{
+  Sync *sync = data;
+  MailBackend *backend = sync->mailbox->store->backend;
+
+  backend->ops->sync (backend, sync->name, &sync->known, &sync->sink);
+  return G_SOURCE_REMOVE;
+}
+
+void
+mail_sync_start (MailMailbox *mailbox)
+{
+  MailStore *store = mailbox->store;
+  Sync *sync = g_new0 (Sync, 1);
+
+  sync->sink = (MailSyncSink){ .begin = sync_begin,
+                               .message = sync_message,
+                               .flags = sync_flags,
+                               .vanished = sync_vanished,
+                               .present = sync_present,
+                               .is_known = sync_is_known,
+                               .done = sync_done };
+  sync->mailbox = mail_mailbox_ref (mailbox);
+  sync->messages = g_array_new (FALSE, FALSE, sizeof (MailMessage));
+  sync->flags = g_array_new (FALSE, FALSE, sizeof (MailMessage));
+  sync->vanished = mail_uid_set_new ();
+  sync->present = mail_uid_set_new ();
+
+  g_rw_lock_reader_lock (&store->tree_lock);
+  g_mutex_lock (&mailbox->lock);
+  sync->name = g_strdup (mailbox->name != NULL ? mailbox->name : "");
+  sync->content_id = mailbox->content_id;
+  if (mail_mailbox_load_locked (mailbox))
+    sync->known = mailbox->status;
+  g_mutex_unlock (&mailbox->lock);
+  g_rw_lock_reader_unlock (&store->tree_lock);
+  mail_store_invoke (store, start, sync);
+}
+
+/* --- asking ---------------------------------------------------------------------------------- */
+
+static MailAnswer
+park_locked (MailMailbox *mailbox, MailWaiter *waiter, gboolean *start_out)
+{
+  if (waiter == NULL)
+    return MAIL_PARKED;
+  waiter->link.data = waiter;
+  g_queue_push_tail_link (&mailbox->sync_waiters, &waiter->link);
+  *start_out = !mailbox->syncing;
+  mailbox->syncing = TRUE;
+  return MAIL_PARKED;
+}
+
+MailAnswer
+mail_mailbox_fresh (MailMailbox *mailbox, guint max_age, MailWaiter *waiter, GError **error)
+{
+  MailStore *store = mailbox->store;
+  gint64 now = g_get_monotonic_time ();
+  gint64 age = (max_age != 0 ? max_age : store->options.refresh) * G_TIME_SPAN_SECOND;
+  MailAnswer answer = MAIL_READY;
+  gboolean start = FALSE;
+
+  if (!mail_mailbox_selectable (mailbox))
+    return MAIL_READY;
+  g_mutex_lock (&mailbox->lock);
+  mailbox->used_at = now;
+  gboolean known = mailbox->loaded || mail_mailbox_load_locked (mailbox);
+  gboolean asked = (waiter != NULL && mailbox->tried_at >= waiter->since)
+                   || (mailbox->tried_at != 0 && now - mailbox->tried_at <= age);
+  if (store->options.offline && !known)
+    {
+      g_set_error (error, MAIL_ERROR, MAIL_ERROR_UNREACHABLE, "offline and never listed");
+      answer = MAIL_FAILED;
+    }
+  else if (!store->options.offline && !(known && asked))
+    answer = park_locked (mailbox, waiter, &start);
+  g_mutex_unlock (&mailbox->lock);
+  if (start)
+    mail_sync_start (mailbox);
+  return answer;
+}
+
+MailAnswer
+mail_mailbox_known (MailMailbox *mailbox, MailWaiter *waiter, GError **error)
+{
+  g_mutex_lock (&mailbox->lock);
+  mailbox->used_at = g_get_monotonic_time ();
+  gboolean known = mailbox->loaded || mail_mailbox_load_locked (mailbox);
+  g_mutex_unlock (&mailbox->lock);
+  return known ? MAIL_READY : mail_mailbox_fresh (mailbox, 0, waiter, error);
+}
