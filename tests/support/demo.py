@@ -3,6 +3,7 @@
 shell needs to know as NAME='value' lines, then serves until its standard input is closed."""
 import os
 import pathlib
+import signal
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -14,6 +15,7 @@ FOLDERS = [((), 80), (("Archive",), 0), (("Archive", "2023"), 30), (("Archive", 
 
 
 def main(directory):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = Dovecot(pathlib.Path(directory) / "dovecot")
     at = 0
     for folder, n in FOLDERS:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A private Dovecot on the loopback addresses: any user, one password, mail in a directory of its
 own. One instance serves every kind of certificate, each on an address of its own."""
+import ctypes
+import grp
 import os
 import pathlib
 import pwd
@@ -32,6 +34,7 @@ state_dir = {dir}/run
 instance_name = {name}
 log_path = {dir}/dovecot.log
 mail_debug = no
+import_environment = MAILFS_RUN
 listen = {listen}
 auth_mechanisms = plain login cram-md5 scram-sha-1 scram-sha-256
 auth_failure_delay = 0
@@ -43,8 +46,8 @@ first_valid_uid = 1
 first_valid_gid = 1
 default_vsz_limit = 0
 mail_max_userip_connections = 2000
-default_process_limit = 400
-default_client_limit = 4000
+default_process_limit = 200
+default_client_limit = 1000
 mail_fsync = never
 maildir_very_dirty_syncs = no
 mail_location = maildir:~/mail:LAYOUT=fs:INBOX=~/inbox
@@ -73,6 +76,7 @@ namespace inbox {{
 }}
 service imap-login {{
 {chroot}  service_count = 0
+  client_limit = 1000
   process_min_avail = 1
   inet_listener imap {{
     port = {imap}
@@ -132,6 +136,11 @@ def wait_for(what, test, seconds=20, step=0.02):
         time.sleep(step)
 
 
+def end_with_parent():
+    """In a child before exec: SIGTERM when the process that started it is gone, however it went."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+
+
 class Dovecot:
     def __init__(self, directory, quota=None, acl=False, list_index=True, certs=None, name="mailfs"):
         self.dir = pathlib.Path(directory)
@@ -158,7 +167,7 @@ class Dovecot:
             password=PASSWORD, uid=self.owner[0], gid=self.owner[1], quota=quota or "0",
             list_index="yes" if list_index else "no",
             internal="dovecot" if root else me.pw_name, login="dovenull" if root else me.pw_name,
-            internal_group="dovecot" if root else me.pw_name, chroot="" if root else "  chroot =\n",
+            internal_group="dovecot" if root else grp.getgrgid(me.pw_gid).gr_name, chroot="" if root else "  chroot =\n",
             plugins=" ".join(plugins), imap_plugins=" ".join(imap_plugins), imap=self.imap,
             imaps=self.imaps, pop3=self.pop3, pop3s=self.pop3s))
         self.config.chmod(0o644)
@@ -169,7 +178,7 @@ class Dovecot:
         self.process = subprocess.Popen([binary, "-F", "-c", str(self.config)],
                                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                         stderr=open(self.dir / "stderr", "wb"),
-                                        start_new_session=True)
+                                        start_new_session=True, preexec_fn=end_with_parent)
         wait_for("Dovecot answers", self._answers)
         return self
 
