@@ -15,8 +15,9 @@ static const char *const sql_text[INDEX_N_SQL] = {
   [INDEX_SQL_BEGIN] = "BEGIN IMMEDIATE",
   [INDEX_SQL_COMMIT] = "COMMIT",
   [INDEX_SQL_PUT_MAILBOX]
-  = "INSERT OR REPLACE INTO mailboxes (id, content_id, name, path, special_use, flags, uidvalidity,"
-    " uidnext, highestmodseq, n_messages, n_unseen, crc) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+  = ("INSERT OR REPLACE INTO mailboxes (id, content_id, name, path, special_use, flags, "
+     "uidvalidity,"
+     " uidnext, highestmodseq, n_messages, n_unseen, crc) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"),
   [INDEX_SQL_REMOVE_MAILBOX] = "DELETE FROM mailboxes WHERE id = ?",
   [INDEX_SQL_GET_PAGE] = "SELECT data FROM pages WHERE id = ?",
   [INDEX_SQL_PUT_PAGE] = "INSERT OR REPLACE INTO pages (id, data) VALUES (?,?)",
