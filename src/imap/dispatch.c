@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Which connection gets which task. Work for somebody who waits goes where its mailbox is selected
+ * or where the least is under way; bulk work is kept a few commands deep so that the wire never
+ * rests, and leaves one connection alone as soon as there are two. Net thread.
+ */
+#include "imap/pool-private.h"
+
+#include <string.h>
+
+#define MAX_WEIGHT 16       /* pipelined on one connection */
+#define WAIT_WEIGHT 8       /* from here on rather wait for a new connection */
+#define BULK_DEPTH_SHARED 2 /* commands, where interactive work may have to go in between */
+#define BULK_DEPTH 3
+
+typedef struct
+{
+  guint n_tasks, n_bulk, weight;
+  gboolean match; /* the mailbox will be selected, with enough rights */
+} Load;
+
+static Load
+load_of (const ImapSlot *slot, const ImapTask *task)
+{
+  ImapSession *session = imap_connection_session (slot->connection);
+  const ImapSelect *planned = imap_session_planned (session);
+  Load load = { 0 };
+
+  load.n_tasks = imap_session_n_tasks (session, &load.n_bulk, &load.weight);
+  load.match = planned != NULL && task->mailbox != NULL
+               && strcmp (planned->mailbox, task->mailbox) == 0 && planned->access >= task->access;
+  return load;
+}
+
+static guint
+count_ready (const ImapPool *pool, guint *n_with_bulk)
+{
+  guint n = 0;
+
+  *n_with_bulk = 0;
+  for (guint i = 0; i < pool->slots->len; i++)
+    {
+      ImapSlot *slot = pool->slots->pdata[i];
+      guint n_bulk, weight;
+
+      if (!imap_connection_is_ready (slot->connection))
+        continue;
+      n++;
+      imap_session_n_tasks (imap_connection_session (slot->connection), &n_bulk, &weight);
+      *n_with_bulk += n_bulk > 0;
+    }
+  return n;
+}
+
+/* What it costs somebody who waits to be put there; smaller is better. */
+static guint
+interactive_cost (const ImapSlot *slot, const ImapTask *task, const Load *load)
+{
+  guint cost = load->weight * 4 + load->n_bulk * 64;
+
+  if (task->mailbox != NULL && !load->match)
+    {
+      cost += 2;
+      /* A change waits for the SELECT, and everything behind it waits with it. */
+      if (task->changes && load->n_tasks > 0)
+        cost += 16;
+    }
+  if (imap_session_is_idling (imap_connection_session (slot->connection)))
+    cost += 1;
+  return cost;
+}
+
+static ImapSlot *
+pick_interactive (ImapPool *pool, const ImapTask *task)
+{
+  gboolean can_open = pool->slots->len < pool->limit;
+  guint best_cost = G_MAXUINT;
+  ImapSlot *best = NULL;
+
+  for (guint i = 0; i < pool->slots->len; i++)
+    {
+      ImapSlot *slot = pool->slots->pdata[i];
+      Load load;
+      guint cost;
+
+      if (!imap_connection_is_ready (slot->connection))
+        continue;
+      load = load_of (slot, task);
+      if (load.weight - load.n_bulk >= (can_open ? WAIT_WEIGHT : MAX_WEIGHT))
+        continue;
+      cost = interactive_cost (slot, task, &load);
+      if (cost < best_cost)
+        {
+          best_cost = cost;
+          best = slot;
+        }
+    }
+  if (best == NULL || best_cost >= 16)
+    pool->more = TRUE;
+  return best;
+}
+
+static ImapSlot *
+pick_bulk (ImapPool *pool, const ImapTask *task)
+{
+  guint n_with_bulk, n_ready = count_ready (pool, &n_with_bulk);
+  guint depth = n_ready > 1 ? BULK_DEPTH : BULK_DEPTH_SHARED;
+  guint best_cost = G_MAXUINT;
+  ImapSlot *best = NULL;
+
+  for (guint i = 0; i < pool->slots->len; i++)
+    {
+      ImapSlot *slot = pool->slots->pdata[i];
+      Load load;
+      guint cost;
+
+      if (!imap_connection_is_ready (slot->connection))
+        continue;
+      load = load_of (slot, task);
+      if (load.n_bulk >= depth || load.weight - load.n_bulk >= MAX_WEIGHT)
+        continue;
+      if (load.n_bulk == 0 && n_ready > 1 && n_with_bulk + 1 >= n_ready)
+        continue; /* the last one is for those who wait */
+      cost = load.n_bulk * 4 + (load.weight - load.n_bulk) * 8 + (load.match ? 0 : 6);
+      if (cost < best_cost)
+        {
+          best_cost = cost;
+          best = slot;
+        }
+    }
+  if (best == NULL || n_ready == 1)
+    pool->more = TRUE;
+  return best;
+}
+
+static void
+place_queue (ImapPool *pool, GQueue *queue, ImapSlot *(*pick) (ImapPool *, const ImapTask *))
+{
+  GList *link = queue->head;
+
+  while (link != NULL)
+    {
+      GList *next = link->next;
+      ImapTask *task = link->data;
+      ImapSlot *slot = pick (pool, task);
+
+      if (slot == NULL)
+        return; /* all are busy: first come, first served */
+      g_queue_delete_link (queue, link);
+      slot->used_at = pool->progress_at = imap_now ();
+      imap_session_submit (imap_connection_session (slot->connection), task, slot->used_at);
+      imap_connection_flush (slot->connection);
+      link = next != NULL ? next : queue->head;
+    }
+}
+
+void
+imap_pool_place (ImapPool *pool)
+{
+  pool->more = FALSE;
+  place_queue (pool, &pool->interactive, pick_interactive);
+  place_queue (pool, &pool->bulk, pick_bulk);
+}

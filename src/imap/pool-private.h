@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Shared by pool.c (life of connections, back-off, watch) and dispatch.c (which task goes where).
+ * Net thread.
+ */
+#pragma once
+
+#include "imap/connection.h"
+#include "imap/pool.h"
+
+typedef struct
+{
+  ImapPool *pool;
+  ImapConnection *connection;
+  gboolean was_ready, leaving; /* LOGOUT was our wish */
+  gint64 used_at;              /* last given a task, or became ready */
+  gint64 kept_at;              /* last NOOP */
+  gint64 idle_since;           /* IDLE was begun */
+} ImapSlot;
+
+typedef struct
+{
+  MailDoneFunc done;
+  gpointer user_data;
+} ImapWaiter;
+
+struct ImapPool
+{
+  const MailConfig *config;
+  MailSecretSource *secrets;
+  NetTls *tls;
+  GMainContext *context;
+  GSource *tick;     /* armed by ready time */
+  GSource *dispatch; /* armed while something is to be placed */
+
+  GPtrArray *slots;         /* of ImapSlot; owned */
+  GQueue interactive, bulk; /* of ImapTask: chains */
+  guint limit;              /* connections: config, or what the server let us have */
+  gint64 limit_until;
+  gint64 progress_at; /* something was placed or answered */
+
+  GError *down; /* known to be down; what requests are told */
+  gint64 next_try, last_try;
+  guint n_failures, n_refusals;
+  gboolean lost; /* a connection that had been ready was lost */
+  gboolean more; /* dispatch would like another connection */
+
+  GArray *starting; /* of ImapWaiter */
+  guint caps;
+  char delimiter;
+
+  char *watch_mailbox;
+  MailChangedFunc watch_changed;
+  gpointer watch_data;
+
+  gboolean closed;
+  gint64 close_deadline;
+  ImapWaiter closing; /* done NULL: nobody waits */
+};
+
+/* dispatch.c: places what can be placed; sets pool->more. */
+void imap_pool_place (ImapPool *pool);

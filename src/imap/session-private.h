@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Shared by session.c (the pipeline), session-data.c (untagged data) and auth.c (the way from the
+ * greeting to READY). Nobody else looks inside. Net thread.
+ */
+#pragma once
+
+#include "imap/session.h"
+#include "mailfs/sasl.h"
+
+typedef void (*ImapInternalDone) (ImapSession *session, const ImapStatus *status);
+
+/* One command in the pipeline. */
+typedef struct
+{
+  ImapTask *task;        /* NULL: the session's own */
+  ImapInternalDone done; /* the session's own commands; may be NULL */
+  ImapCommand *command;
+  ImapSelect *select; /* the mailbox it runs in, or NULL */
+  gboolean selects;   /* the command is the SELECT or EXAMINE of select */
+  gboolean idle;
+  gboolean answered; /* NO came while its literal was still being sent */
+  GError *error;     /* what done will say, with answered */
+  char tag[12];
+} ImapEntry;
+
+typedef enum
+{
+  IMAP_IDLE_NONE,
+  IMAP_IDLE_SENT, /* waiting for + */
+  IMAP_IDLE_ACTIVE,
+  IMAP_IDLE_ENDING, /* DONE was sent */
+} ImapIdleState;
+
+struct ImapSession
+{
+  ImapSessionOptions options;
+  ImapSessionState state;
+  GError *error; /* with DEAD */
+  gint64 now;    /* of the call under way */
+
+  ImapParser *parser;
+  GByteArray *out;
+  gsize out_taken;     /* of out, already written */
+  GQueue waiting;      /* of ImapEntry: not a byte emitted */
+  GQueue sent;         /* of ImapEntry: emitted or being emitted, in order */
+  ImapEntry *emitting; /* the last of sent, while not all of it is in out */
+  guint next_tag;
+
+  guint caps;
+  gboolean caps_known;
+  GPtrArray *mechanisms;             /* of char *, AUTH= */
+  gboolean qresync, qresync_enabled; /* taken as granted; the server said so */
+  char delimiter;
+
+  /* login */
+  gboolean got_greeting, preauth, under_tls, refused;
+  ImapCode refusal_code;
+  const char *mechanism; /* chosen; NULL: the LOGIN command */
+  NetSasl *sasl;
+  gboolean sasl_initial_sent, sasl_cancelled;
+  guint n_sasl_steps;
+  gint64 login_deadline;
+
+  ImapSelect *planned;   /* selected once all that is queued is done, or NULL */
+  ImapSelect *current;   /* selected now, or NULL */
+  ImapEntry *body_entry; /* that takes the FETCH response at hand */
+  gboolean body_skipped, body_seen;
+
+  ImapIdleState idle;
+  gboolean stop_idle;
+  char *changed;
+
+  gint64 last_input, progress_at;
+  gsize progress_bytes;
+  GString *trace; /* the server's line so far, or NULL without -v */
+  guint64 trace_skip;
+};
+
+extern const ImapResponseHandler imap_session_handler;
+
+/* session.c */
+void
+imap_session_die (ImapSession *session, int code, const char *format, ...) G_GNUC_PRINTF (3, 4);
+void imap_session_die_error (ImapSession *session, GError *error); /* takes error */
+/* Takes command. */
+ImapEntry *imap_session_push (ImapSession *session, ImapCommand *command, ImapInternalDone done);
+void imap_session_answer (ImapSession *session, const ImapStatus *status);
+void imap_session_new_parser (ImapSession *session);
+
+/* auth.c */
+void imap_session_greeting (ImapSession *session, const ImapStatus *status);
+void imap_session_set_capabilities (ImapSession *session, const char *const *words);
+void imap_session_auth_continue (ImapSession *session, const char *text);
