@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""How fast: mailfs on a private Dovecot, beside mbsync and mpop, and beside three floors of the same run.
+"""How fast: mailfs on a private Dovecot, beside mbsync and mpop, and beside three floors.
 
 RAW    one connection that streams the same data to nowhere
 LOCAL  the same tool on a plain directory with the same files
@@ -115,7 +115,8 @@ class Bench:
         if rtt == 0:
             return port
         if (scheme, rtt) not in self.wires:
-            self.wires[scheme, rtt] = peers.Wire(self.binary("tests/bench/delay"), self.dir, port, rtt)
+            self.wires[scheme, rtt] = peers.Wire(self.binary("tests/bench/delay"), self.dir, port,
+                                                 rtt)
         return self.wires[scheme, rtt].port
 
     def account(self, user, sizes, **mailboxes):
@@ -339,7 +340,7 @@ class Bench:
                       f"{self.median(again, rtt, who, 'round_trips')} round trips")
 
     def single(self):
-        """One small message: cold start to first byte, then another while the connection is warm."""
+        """One small message: from cold start to first byte, then another on the warm connection."""
         names = sorted(os.listdir(self.local["big"]))
         for rtt in self.args.rtt:
             for run in range(self.args.runs):
