@@ -52,6 +52,7 @@ typedef struct
   gboolean have_list;
   GError *reading_error;
   guint n_running;       /* units */
+  guint n_filled;        /* how many there were when the window was filled last */
   guint64 bytes_running; /* estimate of what their answers hold */
   Pop3Maybe top;
 
@@ -88,6 +89,8 @@ typedef struct
 
 /* schedule.c */
 void pop3_schedule (Pop3Backend *self); /* run soon, from the main loop */
+/* The same at once, from a command's function. */
+void pop3_schedule_now (Pop3Backend *self);
 /* Something was done: the server is well. */
 void pop3_schedule_well (Pop3Backend *self);
 /* All that waits fails with error, oldest first. */

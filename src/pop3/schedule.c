@@ -180,7 +180,7 @@ drop_connection (Pop3Backend *self)
 {
   g_clear_pointer (&self->connection, pop3_connection_free);
   self->logged_in = self->quitting = self->synced = self->renew = FALSE;
-  self->n_running = 0;
+  self->n_running = self->n_filled = 0;
   self->bytes_running = 0;
   pop3_schedule_clear (&self->idle);
 }
@@ -322,6 +322,14 @@ use_session (Pop3Backend *self)
     pop3_work_quit (self);
 }
 
+void
+pop3_schedule_now (Pop3Backend *self)
+{
+  if (self->maildrop != NULL && !self->quitting && !self->closed
+      && pop3_session_state (pop3_connection_session (self->connection)) == POP3_STATE_READY)
+    use_session (self);
+}
+
 static gboolean
 on_run (gpointer user_data)
 {
@@ -341,8 +349,7 @@ on_run (gpointer user_data)
     }
   else if (self->connection != NULL)
     {
-      if (self->maildrop != NULL && !self->quitting)
-        use_session (self);
+      pop3_schedule_now (self);
     }
   else if (!has_work (self) || self->retry != NULL)
     return G_SOURCE_REMOVE;

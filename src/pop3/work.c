@@ -14,12 +14,13 @@
 
 #include <string.h>
 
-#define WINDOW_UNITS 512
+#define WINDOW_UNITS 4096
 #define WINDOW_MIN (256 * 1024)
 #define WINDOW_MAX (8 * 1024 * 1024)
+#define WINDOW_DATES (2 * 1024 * 1024) /* a first listing should not crawl */
 #define RATE_INTERVAL (50 * 1000)
 #define UNKNOWN_SIZE 16384 /* what a message may take whose size was not listed */
-#define HEADER_SIZE 3072   /* what TOP may take */
+#define HEADER_SIZE 2048   /* what TOP may take */
 #define HEADER_MAX 65536   /* of which so much is looked at */
 
 /* Values of dates that are no dates. */
@@ -55,7 +56,9 @@ unit_end (Pop3Unit *unit)
   if (unit->header != NULL)
     g_byte_array_unref (unit->header);
   g_free (unit);
-  pop3_schedule (self);
+  /* Before the window is empty, or the line would be: and not after each answer. */
+  if (self->n_running * 2 <= self->n_filled)
+    pop3_schedule_now (self);
 }
 
 static Pop3Unit *
@@ -99,7 +102,7 @@ count_bytes (Pop3Backend *self, gsize length)
 }
 
 static gboolean
-window_open (Pop3Backend *self)
+window_open (Pop3Backend *self, guint64 at_least)
 {
   guint caps = pop3_session_caps (pop3_connection_session (self->connection));
 
@@ -107,7 +110,7 @@ window_open (Pop3Backend *self)
     return TRUE;
   if ((caps & POP3_CAP_PIPELINING) == 0 || self->n_running >= WINDOW_UNITS)
     return FALSE;
-  return self->bytes_running < CLAMP (self->rate / 4, WINDOW_MIN, WINDOW_MAX);
+  return self->bytes_running < CLAMP (self->rate / 4, at_least, WINDOW_MAX);
 }
 
 /* --- the maildrop ----------------------------------------------------------------------------- */
@@ -268,6 +271,7 @@ finish_sync (Pop3Backend *self)
     }
   request->n_messages = dates->len;
   pop3_schedule_well (self);
+  pop3_schedule (self);
   pop3_request_finish (request, NULL);
 }
 
@@ -301,7 +305,7 @@ fill_dates (Pop3Backend *self)
           *date = DATE_NONE;
           continue;
         }
-      if (!window_open (self) || (self->top == POP3_UNKNOWN && self->n_dates > 0))
+      if (!window_open (self, WINDOW_DATES) || (self->top == POP3_UNKNOWN && self->n_dates > 0))
         return;
       unit = unit_begin (self, POP3_VERB_TOP,
                          pop3_maildrop_get (self->maildrop, self->next_date)->number, HEADER_SIZE,
@@ -373,6 +377,7 @@ finish_item (Pop3Backend *self, Pop3Request *request, guint index, guint64 lengt
     return;
   g_queue_remove (&self->fetches[request->priority], request);
   pop3_request_finish (request, NULL);
+  pop3_schedule (self);
 }
 
 static void
@@ -434,7 +439,7 @@ fill_fetch (Pop3Backend *self, Pop3Request *request)
 
       if (item->state != POP3_ITEM_WAITING)
         continue;
-      if (!window_open (self))
+      if (!window_open (self, WINDOW_MIN))
         return FALSE;
       message = pop3_maildrop_find (self->maildrop, item->remote_id);
       if (message == NULL)
@@ -479,6 +484,7 @@ pop3_work_fill (Pop3Backend *self, gboolean draining)
       if (priority == MAIL_PRIORITY_INTERACTIVE && self->sync != NULL)
         fill_dates (self);
     }
+  self->n_filled = self->n_running;
   pop3_connection_flush (self->connection);
 }
 
