@@ -12,19 +12,20 @@
 #include <errno.h>
 #include <string.h>
 
-/* Directory offsets: what was given out last. */
+/* Directory offsets: what was given out last. The order of the stages is that of the numbers. */
 #define OFFSET_DOT 1
 #define OFFSET_DOT_DOT 2
 #define OFFSET_SUBDIR 3 /* cur, new, tmp: 3, 4, 5 */
 #define OFFSET_CHILD (G_GINT64_CONSTANT (1) << 32)
-#define OFFSET_MESSAGE (G_GINT64_CONSTANT (2) << 32)
+#define OFFSET_STAGED (G_GINT64_CONSTANT (2) << 32)
+#define OFFSET_MESSAGE (G_GINT64_CONSTANT (3) << 32)
 
 static const char *const maildir_names[] = { "cur", "new", "tmp" };
 
 /* --- look-up --------------------------------------------------------------------------------- */
 
-static void
-reply_entry (FsOp *op, const struct stat *st, double timeout)
+void
+fs_reply_entry (FsOp *op, const struct stat *st, double timeout)
 {
   struct fuse_entry_param entry = { 0 };
 
@@ -41,12 +42,11 @@ reply_mailbox (FsOp *op, MailMailbox *mailbox, FsNodeKind kind)
   struct stat st;
 
   fs_stat_dir (op->server, mailbox, kind, &st);
-  reply_entry (op, &st, FS_TIMEOUT);
+  fs_reply_entry (op, &st, FS_TIMEOUT);
 }
 
-/* The message a name stands for in a directory of this kind, if there is one. */
-static gboolean
-find_by_name (FsServer *server, MailMailbox *mailbox, FsNodeKind kind, const char *name,
+gboolean
+fs_find_by_name (FsServer *server, MailMailbox *mailbox, FsNodeKind kind, const char *name,
               MailMessage *message)
 {
   MailMailboxInfoNow info;
@@ -71,6 +71,27 @@ find_by_name (FsServer *server, MailMailbox *mailbox, FsNodeKind kind, const cha
          && mail_mailbox_find (mailbox, uid, message);
 }
 
+/* What is being written hides a message of the same name, which it is about to replace. */
+static gboolean
+try_staged (FsOp *op, const FsNode *dir)
+{
+  FsServer *server = op->server;
+  g_autoptr (MailStaged) staged
+      = mail_stage_lookup (server->store, dir->mailbox, fs_area (dir->kind), op->name);
+  struct fuse_entry_param entry = { 0 };
+
+  if (staged == NULL)
+    return FALSE;
+  fs_stat_staged (server, staged, &entry.attr);
+  entry.ino = entry.attr.st_ino;
+  if (!fs_op_take (op))
+    return TRUE;
+  fs_staged_remember (server, (guint32)entry.ino);
+  if (fuse_reply_entry (op->req, &entry) != 0)
+    fs_staged_forget (server, entry.ino, 1);
+  return TRUE;
+}
+
 /* Answers when the message is there; FALSE: it is not. */
 static gboolean
 try_message (FsOp *op, const FsNode *dir)
@@ -79,10 +100,12 @@ try_message (FsOp *op, const FsNode *dir)
   MailMessage message;
   struct stat st;
 
-  if (!find_by_name (op->server, dir->mailbox, dir->kind, op->name, &message))
+  if (try_staged (op, dir))
+    return TRUE;
+  if (!fs_find_by_name (op->server, dir->mailbox, dir->kind, op->name, &message))
     return FALSE;
   fs_stat_message (op->server, dir->mailbox, content_id, &message, &st);
-  reply_entry (op, &st, FS_TIMEOUT);
+  fs_reply_entry (op, &st, FS_TIMEOUT);
   return TRUE;
 }
 
@@ -101,7 +124,10 @@ lookup_message (FsOp *op, const FsNode *dir)
   GError *error = NULL;
 
   if (!lists_messages (op->server, dir))
-    fs_op_fail (op, ENOENT);
+    {
+      if (dir->kind != FS_NODE_TMP || !try_staged (op, dir))
+        fs_op_fail (op, ENOENT);
+    }
   else if (!fs_op_check (op, mail_mailbox_known (dir->mailbox, fs_op_waiter (op), &error), &error)
            || try_message (op, dir))
     return;
@@ -145,7 +171,10 @@ lookup_in_mailbox (FsOp *op, const FsNode *dir)
         }
     }
   if (op->name[0] == '.' && mail_mailbox_uid_of_name (dir->mailbox, op->name) == 0)
-    fs_op_fail (op, ENOENT);
+    {
+      if (!try_staged (op, dir))
+        fs_op_fail (op, ENOENT);
+    }
   else
     lookup_message (op, dir);
 }
@@ -163,8 +192,8 @@ fs_lookup (FsOp *op)
     }
   if (op->ino == FUSE_ROOT_ID && strcmp (op->name, ".mailfs") == 0)
     {
-      fs_stat_dot_mailfs (op->server, &st);
-      reply_entry (op, &st, FS_TIMEOUT);
+      fs_stat_special_dir (op->server, FS_INO_DOT_MAILFS, &st);
+      fs_reply_entry (op, &st, FS_TIMEOUT);
       return;
     }
   fs_node_resolve (op->server, op->ino, &dir);
@@ -179,13 +208,9 @@ fs_lookup (FsOp *op)
       lookup_message (op, &dir);
       break;
     case FS_NODE_DOT_MAILFS:
-      if (strcmp (op->name, "status") == 0)
-        {
-          fs_snapshot_stat (op->server, fs_snapshot_new (op->server), &st);
-          reply_entry (op, &st, 0);
-        }
-      else
-        fs_op_fail (op, ENOENT);
+    case FS_NODE_FAILED:
+    case FS_NODE_QUEUE:
+      fs_special_lookup (op, &dir);
       break;
     default:
       fs_op_fail (op, dir.kind == FS_NODE_STALE ? ESTALE : ENOTDIR);
@@ -253,7 +278,8 @@ typedef struct
 
 /* FALSE: the buffer is full and the entry is not in it. */
 static gboolean
-add (Listing *listing, const char *name, const struct stat *st, gint64 offset)
+add_entry (Listing *listing, const char *name, const struct stat *st, gint64 offset,
+           gboolean instant)
 {
   FsOp *op = listing->op;
   size_t left = op->size - listing->used, need;
@@ -262,7 +288,8 @@ add (Listing *listing, const char *name, const struct stat *st, gint64 offset)
     {
       struct fuse_entry_param entry = { 0 };
 
-      entry.ino = st->st_ino;
+      /* A zero inode hands out no lookup: what has another inode each time, or is counted. */
+      entry.ino = instant ? st->st_ino : 0;
       entry.attr = *st;
       entry.attr_timeout = entry.entry_timeout = FS_TIMEOUT;
       need = fuse_add_direntry_plus (op->req, listing->buffer + listing->used, left, name, &entry,
@@ -274,6 +301,12 @@ add (Listing *listing, const char *name, const struct stat *st, gint64 offset)
     return FALSE;
   listing->used += need;
   return TRUE;
+}
+
+static gboolean
+add (Listing *listing, const char *name, const struct stat *st, gint64 offset)
+{
+  return add_entry (listing, name, st, offset, TRUE);
 }
 
 static gboolean
@@ -326,6 +359,39 @@ add_children (Listing *listing, const FsNode *dir)
   return fits;
 }
 
+static gboolean
+add_staged (Listing *listing, const FsNode *dir)
+{
+  FsServer *server = listing->op->server;
+  guint32 id = listing->op->offset > OFFSET_STAGED ? (guint32)listing->op->offset : 0;
+  MailStaged *staged;
+  gboolean fits = TRUE;
+
+  while (fits
+         && (staged = mail_stage_next (server->store, dir->mailbox, fs_area (dir->kind), id))
+                != NULL)
+    {
+      g_autofree char *name = mail_staged_name (staged);
+      struct stat st;
+
+      fs_stat_staged (server, staged, &st);
+      id = (guint32)st.st_ino;
+      fits = add_entry (listing, name, &st, OFFSET_STAGED | id, FALSE);
+      mail_staged_unref (staged);
+    }
+  return fits;
+}
+
+/* The message of this name is about to be replaced by what is listed already. */
+static gboolean
+hidden_by_staged (FsServer *server, const FsNode *dir, const char *name)
+{
+  g_autoptr (MailStaged) staged
+      = mail_stage_lookup (server->store, dir->mailbox, fs_area (dir->kind), name);
+
+  return staged != NULL;
+}
+
 static void
 add_messages (Listing *listing, const FsNode *dir)
 {
@@ -335,7 +401,7 @@ add_messages (Listing *listing, const FsNode *dir)
   MailMessage messages[32];
   char *names[32];
   MailMailboxInfoNow info;
-  gboolean fits = TRUE;
+  gboolean fits = TRUE, any_staged = mail_stage_count (server->store, dir->mailbox) > 0;
   guint n;
 
   mail_mailbox_info (dir->mailbox, &info);
@@ -352,7 +418,8 @@ add_messages (Listing *listing, const FsNode *dir)
                 = fs_message_name (server, info.uidvalidity, &messages[i], names[i]);
 
             fs_stat_message (server, dir->mailbox, content_id, &messages[i], &st);
-            fits = add (listing, name, &st, OFFSET_MESSAGE | uid);
+            if (!any_staged || !hidden_by_staged (server, dir, name))
+              fits = add (listing, name, &st, OFFSET_MESSAGE | uid);
           }
         g_free (names[i]);
       }
@@ -368,22 +435,52 @@ fill (Listing *listing, const FsNode *dir)
   if (dir->kind == FS_NODE_MAILBOX && fs_is_maildir (server)
       && mail_mailbox_selectable (dir->mailbox) && !add_subdirs (listing, dir))
     return;
-  if (dir->kind == FS_NODE_MAILBOX && listing->op->offset < OFFSET_MESSAGE
+  if (dir->kind == FS_NODE_MAILBOX && listing->op->offset < OFFSET_STAGED
       && !add_children (listing, dir))
+    return;
+  if (listing->op->offset < OFFSET_MESSAGE && !add_staged (listing, dir))
     return;
   if (lists_messages (server, dir))
     add_messages (listing, dir);
 }
 
+/* .mailfs and below: few entries, whose inodes are others at each look-up. */
 static void
-add_dot_mailfs (Listing *listing)
+fill_special (Listing *listing, const FsNode *dir)
 {
-  struct stat st = { .st_mode = S_IFREG, .st_ino = FS_INO_SNAPSHOT_FIRST };
+  char *name;
+  struct stat st = { 0 };
+  gboolean fits = add_dots (listing, dir);
 
-  /* Its inode is another one at each look-up, so it is never handed out here with attributes. */
-  listing->op->plus = FALSE;
-  if (listing->op->offset < OFFSET_SUBDIR)
-    add (listing, "status", &st, OFFSET_SUBDIR);
+  for (guint n = MAX (listing->op->offset, OFFSET_DOT_DOT) - OFFSET_DOT_DOT;
+       fits && (name = fs_special_entry (listing->op->server, dir, n, &st)) != NULL; n++)
+    {
+      fits = add_entry (listing, name, &st, OFFSET_DOT_DOT + n + 1, FALSE);
+      g_free (name);
+    }
+}
+
+gboolean
+fs_maildir_part_empty (FsServer *server, MailMailbox *mailbox, const char *name)
+{
+  FsNodeKind kind = strcmp (name, "cur") == 0   ? FS_NODE_CUR
+                    : strcmp (name, "new") == 0 ? FS_NODE_NEW
+                                                : FS_NODE_TMP;
+  g_autoptr (MailStaged) staged = mail_stage_next (server->store, mailbox, fs_area (kind), 0);
+  MailMessage messages[32];
+  guint32 uid = 0;
+  guint n;
+
+  if (staged != NULL)
+    return FALSE;
+  while ((n = mail_mailbox_next (mailbox, uid, messages, NULL, G_N_ELEMENTS (messages))) > 0)
+    for (guint i = 0; i < n; i++)
+      {
+        uid = messages[i].uid;
+        if (fs_dir_holds (kind, MAIL_LAYOUT_MAILDIR, &messages[i]))
+          return FALSE;
+      }
+  return TRUE;
 }
 
 void
@@ -405,11 +502,8 @@ fs_readdir (FsOp *op)
     return;
 
   Listing listing = { op, g_malloc (op->size), 0 };
-  if (dir.kind == FS_NODE_DOT_MAILFS)
-    {
-      if (add_dots (&listing, &dir))
-        add_dot_mailfs (&listing);
-    }
+  if (dir.mailbox == NULL)
+    fill_special (&listing, &dir);
   else
     fill (&listing, &dir);
   fuse_reply_buf (op->req, listing.buffer, listing.used);

@@ -4,6 +4,7 @@
  */
 #include "fs/private.h"
 
+#include <errno.h>
 #include <string.h>
 
 gboolean
@@ -16,6 +17,7 @@ void
 fs_node_clear (FsNode *node)
 {
   g_clear_pointer (&node->mailbox, mail_mailbox_unref);
+  g_clear_pointer (&node->staged, mail_staged_unref);
 }
 
 void
@@ -29,7 +31,16 @@ fs_node_resolve (FsServer *server, fuse_ino_t ino, FsNode *node)
     high = MAIL_ROOT_ID, low = 0;
   if (high == 0)
     {
-      node->kind = ino == FS_INO_DOT_MAILFS ? FS_NODE_DOT_MAILFS : FS_NODE_SNAPSHOT;
+      node->kind = ino == FS_INO_DOT_MAILFS ? FS_NODE_DOT_MAILFS
+                   : ino == FS_INO_FAILED   ? FS_NODE_FAILED
+                   : ino == FS_INO_QUEUE    ? FS_NODE_QUEUE
+                                            : FS_NODE_SNAPSHOT;
+      return;
+    }
+  if (high == FS_INO_STAGED)
+    {
+      node->staged = mail_stage_find (server->store, low);
+      node->kind = node->staged != NULL ? FS_NODE_STAGED : FS_NODE_STALE;
       return;
     }
   node->mailbox = mail_store_mailbox (server->store, high);
@@ -112,10 +123,55 @@ fs_stat_message (FsServer *server, MailMailbox *mailbox, guint32 content_id,
   st->st_ino = fs_ino_message (content_id, message->uid);
   st->st_nlink = 1;
   st->st_size = (off_t)message->size;
-  st->st_blocks = (st->st_size + 511) / 512;
   st->st_mtim.tv_sec = message->internaldate;
-  st->st_atim = st->st_mtim;
   st->st_ctim.tv_sec = mail_message_changed (message);
+
+  /* Truncated and being written anew: it shows what will take its place. */
+  g_autoptr (MailStaged) replacement
+      = mail_stage_find_replacement (server->store, content_id, message->uid);
+  if (replacement != NULL)
+    {
+      MailStagedInfo staged;
+
+      mail_staged_info (replacement, &staged);
+      st->st_size = (off_t)staged.size;
+      st->st_mtim.tv_sec = st->st_ctim.tv_sec = staged.mtime;
+    }
+  st->st_atim = st->st_mtim;
+  st->st_blocks = (st->st_size + 511) / 512;
+}
+
+int
+fs_stat_node (FsServer *server, const FsNode *node, struct stat *st)
+{
+  MailMessage message;
+
+  switch (node->kind)
+    {
+    case FS_NODE_MAILBOX:
+    case FS_NODE_CUR:
+    case FS_NODE_NEW:
+    case FS_NODE_TMP:
+      fs_stat_dir (server, node->mailbox, node->kind, st);
+      return 0;
+    case FS_NODE_DOT_MAILFS:
+    case FS_NODE_FAILED:
+    case FS_NODE_QUEUE:
+      fs_stat_special_dir (server, node->ino, st);
+      return 0;
+    case FS_NODE_SNAPSHOT:
+      return fs_snapshot_stat (server, node->ino, st) ? 0 : ENOENT;
+    case FS_NODE_STAGED:
+      fs_stat_staged (server, node->staged, st);
+      return 0;
+    case FS_NODE_MESSAGE:
+      if (!mail_mailbox_find_gone (node->mailbox, node->uid, &message))
+        return ENOENT;
+      fs_stat_message (server, node->mailbox, (guint32)(node->ino >> 32), &message, st);
+      return 0;
+    default:
+      return ESTALE;
+    }
 }
 
 char *

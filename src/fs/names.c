@@ -482,3 +482,18 @@ fs_names_parse_flags (const char *text, gsize length, guint8 *flags_out, char **
   *keywords_out = join_sorted (words);
   return TRUE;
 }
+
+char *
+fs_names_set_forwarded (const char *keywords, gboolean forwarded)
+{
+  g_auto (GStrv) words = g_strsplit (keywords != NULL ? keywords : "", " ", -1);
+  GString *out = g_string_new (NULL);
+
+  for (guint i = 0; words[i] != NULL; i++)
+    if (words[i][0] != '\0' && g_ascii_strcasecmp (words[i], "$Forwarded") != 0)
+      g_string_append_printf (out, "%s%s", out->len > 0 ? " " : "", words[i]);
+  /* '$' sorts before every letter, so the set stays sorted. */
+  if (forwarded)
+    g_string_prepend (out, out->len > 0 ? "$Forwarded " : "$Forwarded");
+  return g_string_free (out, FALSE);
+}

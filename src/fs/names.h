@@ -61,3 +61,6 @@ char *fs_names_flags_text (guint8 flags, const char *keywords);
  * capitals), space-separated, "" for none, the caller's. MAIL_ERROR_INVALID. */
 gboolean fs_names_parse_flags (const char *text, gsize length, guint8 *flags_out,
                                char **keywords_out, GError **error);
+
+/* keywords (may be NULL) with or without $Forwarded, which is the P of a Maildir name. */
+char *fs_names_set_forwarded (const char *keywords, gboolean forwarded);

@@ -22,8 +22,8 @@ op_ref (FsOp *op)
   return op;
 }
 
-static void
-op_unref (FsOp *op)
+void
+fs_op_unref (FsOp *op)
 {
   if (!g_atomic_int_dec_and_test (&op->n_refs))
     return;
@@ -78,7 +78,7 @@ woken (MailWaiter *waiter, const GError *error)
       else
         op->attempt (op);
     }
-  op_unref (op);
+  fs_op_unref (op);
 }
 
 MailWaiter *
@@ -96,12 +96,24 @@ fs_op_check (FsOp *op, MailAnswer answer, GError **error)
   if (answer == MAIL_PARKED)
     return FALSE; /* with leave to park the op may be gone already */
   if (op->may_park)
-    op_unref (op);
+    fs_op_unref (op);
   if (answer == MAIL_READY)
     return TRUE;
   fs_op_fail (op, mail_error_to_errno (*error));
   g_clear_error (error);
   return FALSE;
+}
+
+/* From here on a signal answers the request; it may be answered when this returns. */
+static void
+arm (FsOp *op)
+{
+  op->interruptible = TRUE;
+  g_atomic_pointer_set (&op->arming, g_thread_self ());
+  fuse_req_interrupt_func (op->req, interrupted, op);
+  g_atomic_pointer_set (&op->arming, NULL);
+  if (op->interrupted_early)
+    fs_op_fail (op, EINTR);
 }
 
 static void
@@ -113,17 +125,40 @@ start (FsOp *op)
   op->attempt (op);
   if (!op->answered)
     {
-      op->interruptible = TRUE;
       op->may_park = TRUE;
-      g_atomic_pointer_set (&op->arming, g_thread_self ());
-      fuse_req_interrupt_func (op->req, interrupted, op);
-      g_atomic_pointer_set (&op->arming, NULL);
-      if (op->interrupted_early)
-        fs_op_fail (op, EINTR);
-      else if (!g_atomic_int_get (&op->answered))
+      arm (op);
+      if (!g_atomic_int_get (&op->answered))
         op->attempt (op);
     }
-  op_unref (op);
+  fs_op_unref (op);
+}
+
+FsOp *
+fs_change_begin (fuse_req_t req)
+{
+  FsOp *op = g_new0 (FsOp, 1);
+
+  op->req = req;
+  op->n_refs = 1; /* fs_change_done's */
+  op->server = fuse_req_userdata (req);
+  arm (op);
+  return op;
+}
+
+void
+fs_change_done (const GError *error, gpointer data)
+{
+  FsOp *op = data;
+
+  fs_op_fail (op, error != NULL ? mail_error_to_errno (error) : 0);
+  fs_op_unref (op);
+}
+
+void
+fs_change_ignore (const GError *error, gpointer unused)
+{
+  if (error != NULL)
+    mail_log_warning ("%s", error->message);
 }
 
 void

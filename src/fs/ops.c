@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 static FsServer *
 server_of (fuse_req_t req)
@@ -41,9 +42,16 @@ op_lookup (fuse_req_t req, fuse_ino_t parent, const char *name)
 }
 
 static void
+forget (FsServer *server, fuse_ino_t ino, guint64 n_lookups)
+{
+  fs_snapshot_forget (server, ino, n_lookups);
+  fs_staged_forget (server, ino, n_lookups);
+}
+
+static void
 op_forget (fuse_req_t req, fuse_ino_t ino, uint64_t n_lookups)
 {
-  fs_snapshot_forget (server_of (req), ino, n_lookups);
+  forget (server_of (req), ino, n_lookups);
   fuse_reply_none (req);
 }
 
@@ -51,37 +59,8 @@ static void
 op_forget_multi (fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
 {
   for (size_t i = 0; i < count; i++)
-    fs_snapshot_forget (server_of (req), forgets[i].ino, forgets[i].nlookup);
+    forget (server_of (req), forgets[i].ino, forgets[i].nlookup);
   fuse_reply_none (req);
-}
-
-/* 0, or the errno. */
-static int
-stat_node (FsServer *server, FsNode *node, struct stat *st)
-{
-  MailMessage message;
-
-  switch (node->kind)
-    {
-    case FS_NODE_MAILBOX:
-    case FS_NODE_CUR:
-    case FS_NODE_NEW:
-    case FS_NODE_TMP:
-      fs_stat_dir (server, node->mailbox, node->kind, st);
-      return 0;
-    case FS_NODE_DOT_MAILFS:
-      fs_stat_dot_mailfs (server, st);
-      return 0;
-    case FS_NODE_SNAPSHOT:
-      return fs_snapshot_stat (server, node->ino, st) ? 0 : ENOENT;
-    case FS_NODE_MESSAGE:
-      if (!mail_mailbox_find_gone (node->mailbox, node->uid, &message))
-        return ENOENT;
-      fs_stat_message (server, node->mailbox, (guint32)(node->ino >> 32), &message, st);
-      return 0;
-    default:
-      return ESTALE;
-    }
 }
 
 /* The inode of a message whose mailbox is not in memory needs the index first, perhaps the server. */
@@ -95,6 +74,13 @@ node_ready (FsOp *op, FsNode *node)
          || fs_op_check (op, mail_mailbox_known (node->mailbox, fs_op_waiter (op), &error), &error);
 }
 
+/* What is being written changes under the kernel's feet. */
+static double
+attr_timeout (const FsNode *node)
+{
+  return node->kind == FS_NODE_SNAPSHOT || node->kind == FS_NODE_STAGED ? 0 : FS_TIMEOUT;
+}
+
 static void
 attempt_getattr (FsOp *op)
 {
@@ -103,17 +89,29 @@ attempt_getattr (FsOp *op)
 
   if (!node_ready (op, &node))
     return;
-  int failed = stat_node (op->server, &node, &st);
+  int failed = fs_stat_node (op->server, &node, &st);
   if (failed != 0)
     fs_op_fail (op, failed);
   else if (fs_op_take (op))
-    fuse_reply_attr (op->req, &st, node.kind == FS_NODE_SNAPSHOT ? 0 : FS_TIMEOUT);
+    fuse_reply_attr (op->req, &st, attr_timeout (&node));
 }
 
 static void
 op_getattr (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
   fs_op_start (req, attempt_getattr, ino, NULL, 0, 0, NULL);
+}
+
+static void
+read_staged (FsOp *op, MailStaged *staged, char *buffer)
+{
+  g_autoptr (GError) error = NULL;
+  gssize n = mail_staged_read (staged, op->offset, buffer, op->size, &error);
+
+  if (n < 0)
+    fs_op_fail (op, mail_error_to_errno (error));
+  else if (fs_op_take (op))
+    fuse_reply_buf (op->req, buffer, n);
 }
 
 static void
@@ -133,12 +131,21 @@ attempt_read (FsOp *op)
         fs_snapshot_read (server, op->req, op->ino, op->size, op->offset);
       return;
     }
-  if (node.kind != FS_NODE_MESSAGE)
+  if (node.kind != FS_NODE_MESSAGE && node.kind != FS_NODE_STAGED)
     {
       fs_op_fail (op, node.kind == FS_NODE_STALE ? ESTALE : EISDIR);
       return;
     }
   buffer = g_malloc (op->size);
+  g_autoptr (MailStaged) staged
+      = node.kind == FS_NODE_STAGED
+            ? mail_staged_ref (node.staged)
+            : mail_stage_find_replacement (server->store, (guint32)(op->ino >> 32), node.uid);
+  if (staged != NULL)
+    {
+      read_staged (op, staged, buffer);
+      return;
+    }
   if (fs_op_check (op,
                    mail_store_read (server->store, node.mailbox, node.uid, op->offset, buffer,
                                     op->size, &n, fs_op_waiter (op), &error),
@@ -180,9 +187,7 @@ attempt_open (FsOp *op)
 static void
 op_open (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-  if ((fi->flags & O_ACCMODE) != O_RDONLY)
-    fuse_reply_err (req, EROFS);
-  else if (server_of (req)->config->eol == MAIL_EOL_CRLF)
+  if (server_of (req)->config->eol == MAIL_EOL_CRLF)
     fuse_reply_err (req, ENOSYS);
   else
     fs_op_start (req, attempt_open, ino, NULL, 0, 0, fi);
@@ -244,11 +249,38 @@ op_statfs (fuse_req_t req, fuse_ino_t ino)
   fs_op_start (req, attempt_statfs, ino, NULL, 0, 0, NULL);
 }
 
-/* Messages are immutable: nothing was written through this handle, so there is nothing to report. */
 static void
-op_flush (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+op_access (fuse_req_t req, fuse_ino_t ino, int mask)
 {
-  fuse_reply_err (req, server_of (req)->config->read_only ? ENOSYS : 0);
+  FsServer *server = server_of (req);
+  struct stat st;
+  g_auto (FsNode) node = { 0 };
+
+  fs_node_resolve (server, ino, &node);
+  int failed = fs_stat_node (server, &node, &st);
+  if (failed == 0 && (mask & W_OK) != 0 && (st.st_mode & 0222) == 0)
+    failed = EACCES;
+  if (failed == 0 && (mask & X_OK) != 0 && (st.st_mode & 0111) == 0)
+    failed = EACCES;
+  fuse_reply_err (req, failed);
+}
+
+static void
+op_link (fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
+{
+  fuse_reply_err (req, EPERM);
+}
+
+static void
+op_symlink (fuse_req_t req, const char *link, fuse_ino_t parent, const char *name)
+{
+  fuse_reply_err (req, EPERM);
+}
+
+static void
+op_mknod (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device)
+{
+  fuse_reply_err (req, EPERM);
 }
 
 const struct fuse_lowlevel_ops fs_ops = {
@@ -259,7 +291,23 @@ const struct fuse_lowlevel_ops fs_ops = {
   .getattr = op_getattr,
   .open = op_open,
   .read = op_read,
-  .flush = op_flush,
+  .flush = fs_flush,
+  .fsync = fs_fsync,
+  .fsyncdir = fs_fsync,
+  .access = op_access,
+  .create = fs_create,
+  .write = fs_write,
+  .setattr = fs_setattr,
+  .copy_file_range = fs_copy_file_range,
+  .unlink = fs_unlink,
+  .rename = fs_rename,
+  .mkdir = fs_mkdir,
+  .rmdir = fs_rmdir,
+  .link = op_link,
+  .symlink = op_symlink,
+  .mknod = op_mknod,
+  .setxattr = fs_setxattr,
+  .removexattr = fs_removexattr,
   .opendir = op_opendir,
   .readdir = op_readdir,
   .readdirplus = op_readdirplus,

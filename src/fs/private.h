@@ -5,7 +5,9 @@
  * Inode numbers (high 32 bits . low 32 bits):
  *   0 . 1                the root directory
  *   0 . 2                .mailfs
- *   0 . n                snapshots of .mailfs/status, one a look-up, from 16 up
+ *   0 . 3, 0 . 4         .mailfs/failed, .mailfs/queue
+ *   0 . n                snapshots of .mailfs/status and the like, one a look-up, from 16 up
+ *   2 . stage id         a file being written, queued or refused
  *   mailbox id . 0       the directory of a mailbox (the root's is 0 . 1)
  *   mailbox id . 1 2 3   its cur, new, tmp with layout=maildir
  *   content id . UID     a message
@@ -18,10 +20,15 @@
 #include "fs/names.h"
 #include "fs/server.h"
 
+#include "mailfs/change.h"
+
 #include <fuse_lowlevel.h>
 
 #define FS_INO_DOT_MAILFS 2u
+#define FS_INO_FAILED 3u
+#define FS_INO_QUEUE 4u
 #define FS_INO_SNAPSHOT_FIRST 16u
+#define FS_INO_STAGED 2u /* the high half */
 
 /* The kernel keeps answers for so long at most; what changes is told to it at once. Shorter than
  * the time for which the store keeps a mailbox fresh after it was last asked. */
@@ -44,6 +51,7 @@ struct FsServer
   GHashTable *seen_generation; /* directory inode -> generation the kernel read; under lock */
   GHashTable *snapshots;       /* inode -> Snapshot; under lock */
   guint64 next_snapshot;       /* under lock */
+  GHashTable *staged_lookups;  /* stage id -> the kernel's lookup count; under lock */
 };
 
 /* --- inode.c --------------------------------------------------------------------------------- */
@@ -56,7 +64,10 @@ typedef enum
   FS_NODE_NEW,
   FS_NODE_TMP,
   FS_NODE_MESSAGE,
+  FS_NODE_STAGED,
   FS_NODE_DOT_MAILFS,
+  FS_NODE_FAILED, /* .mailfs/failed */
+  FS_NODE_QUEUE,  /* .mailfs/queue */
   FS_NODE_SNAPSHOT,
 } FsNodeKind;
 
@@ -64,8 +75,9 @@ typedef struct
 {
   FsNodeKind kind;
   fuse_ino_t ino;
-  MailMailbox *mailbox; /* a reference, for the first five */
+  MailMailbox *mailbox; /* a reference, for directories of mailboxes and messages */
   guint32 uid;
+  MailStaged *staged; /* a reference */
 } FsNode;
 
 void fs_node_resolve (FsServer *server, fuse_ino_t ino, FsNode *node_out);
@@ -80,6 +92,8 @@ gboolean fs_dir_holds (FsNodeKind kind, MailLayout layout, const MailMessage *me
 void fs_stat_dir (FsServer *server, MailMailbox *mailbox, FsNodeKind kind, struct stat *st);
 void fs_stat_message (FsServer *server, MailMailbox *mailbox, guint32 content_id,
                       const MailMessage *message, struct stat *st);
+/* 0, or the errno. */
+int fs_stat_node (FsServer *server, const FsNode *node, struct stat *st);
 /* What the message is called in this mount; given: the user's name or NULL. The caller's. */
 char *fs_message_name (FsServer *server, guint32 uidvalidity, const MailMessage *message,
                        const char *given);
@@ -116,6 +130,13 @@ gboolean fs_op_check (FsOp *op, MailAnswer answer, GError **error);
 /* TRUE exactly once: the caller must now reply. */
 gboolean fs_op_take (FsOp *op);
 void fs_op_fail (FsOp *op, int error_number);
+void fs_op_unref (FsOp *op);
+/* For a request that starts a change: hand the result to the change as user_data of fs_change_done,
+ * which answers with the errno, or 0. A signal answers EINTR; the change goes on. */
+FsOp *fs_change_begin (fuse_req_t req);
+void fs_change_done (const GError *error, gpointer op);
+/* For a change that is only a part of a request: failures are logged. */
+void fs_change_ignore (const GError *error, gpointer unused);
 /* Makes an op of the request and attempts it. name may be NULL. */
 void fs_op_start (fuse_req_t req, void (*attempt) (FsOp *op), fuse_ino_t ino, const char *name,
                   size_t size, off_t offset, const struct fuse_file_info *fi);
@@ -127,6 +148,44 @@ void fs_op_start_readdir (fuse_req_t req, void (*attempt) (FsOp *op), fuse_ino_t
 void fs_lookup (FsOp *op);
 void fs_opendir (FsOp *op);
 void fs_readdir (FsOp *op);
+/* The message a name stands for in a directory of this kind, as far as known. */
+gboolean fs_find_by_name (FsServer *server, MailMailbox *mailbox, FsNodeKind kind, const char *name,
+                          MailMessage *message_out);
+/* Whether cur, new or tmp of this mailbox holds nothing. */
+gboolean fs_maildir_part_empty (FsServer *server, MailMailbox *mailbox, const char *name);
+
+/* --- write.c --------------------------------------------------------------------------------- */
+
+fuse_ino_t fs_ino_staged (guint32 id);
+guint fs_area (FsNodeKind kind); /* a staged file's area is the directory it stands in */
+void fs_stat_staged (FsServer *server, MailStaged *staged, struct stat *st);
+void fs_staged_remember (FsServer *server, guint32 id); /* one lookup more */
+void fs_staged_forget (FsServer *server, fuse_ino_t ino, guint64 n_lookups);
+/* A name that stays local: temporary, or anything in tmp. */
+gboolean fs_is_local_name (const FsNode *dir, const char *name);
+void fs_staged_flags_from_name (MailStaged *staged, FsNodeKind kind, const char *name);
+void fs_create (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+                struct fuse_file_info *fi);
+void fs_write (fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t offset,
+               struct fuse_file_info *fi);
+void fs_setattr (fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
+                 struct fuse_file_info *fi);
+void fs_flush (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void fs_fsync (fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+void fs_copy_file_range (fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
+                         struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
+                         struct fuse_file_info *fi_out, size_t length, int flags);
+
+/* --- change.c -------------------------------------------------------------------------------- */
+
+void fs_unlink (fuse_req_t req, fuse_ino_t parent, const char *name);
+void fs_rename (fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
+                const char *new_name, unsigned int flags);
+void fs_mkdir (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode);
+void fs_rmdir (fuse_req_t req, fuse_ino_t parent, const char *name);
+void fs_setxattr (fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
+                  int flags);
+void fs_removexattr (fuse_req_t req, fuse_ino_t ino, const char *name);
 
 /* --- ops.c ----------------------------------------------------------------------------------- */
 
@@ -139,13 +198,21 @@ void fs_listxattr (FsOp *op);
 
 /* --- special.c ------------------------------------------------------------------------------- */
 
-/* .mailfs/status: what it says now becomes a file of its own with its own inode, until forgotten. */
-fuse_ino_t fs_snapshot_new (FsServer *server);
+/* Text that is made when it is looked up becomes a file of its own with its own inode, until
+ * forgotten. Takes text. */
+fuse_ino_t fs_snapshot_new (FsServer *server, char *text);
 void fs_snapshot_forget (FsServer *server, fuse_ino_t ino, guint64 n_lookups);
 gboolean fs_snapshot_stat (FsServer *server, fuse_ino_t ino, struct stat *st);
 /* Replies. */
 void fs_snapshot_read (FsServer *server, fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset);
-void fs_stat_dot_mailfs (FsServer *server, struct stat *st);
+void fs_stat_special_dir (FsServer *server, fuse_ino_t ino, struct stat *st);
+/* In .mailfs, .mailfs/failed, .mailfs/queue; answers. */
+void fs_special_lookup (FsOp *op, const FsNode *dir);
+/* The n-th entry from 0: its name (the caller's) and what stat needs for a listing; NULL at the end. */
+char *fs_special_entry (FsServer *server, const FsNode *dir, guint n, struct stat *st);
+/* A file in .mailfs/failed; a reference, or NULL. */
+MailStaged *fs_failed_lookup (FsServer *server, const char *name);
+void fs_reply_entry (FsOp *op, const struct stat *st, double timeout);
 void fs_snapshots_free (FsServer *server);
 
 /* --- notify.c -------------------------------------------------------------------------------- */

@@ -53,6 +53,7 @@ fs_server_new (const MailConfig *config, MailStore *store, GError **error)
   server->store = store;
   server->started = g_get_real_time () / G_USEC_PER_SEC;
   g_mutex_init (&server->lock);
+  server->staged_lookups = g_hash_table_new (NULL, NULL);
   server->seen_generation = g_hash_table_new_full (g_int64_hash, g_int64_equal, NULL, g_free);
   server->session = make_session (server);
   if (server->session == NULL)
@@ -152,6 +153,7 @@ fs_server_free (FsServer *server)
   fs_server_unmount (server);
   g_clear_pointer (&server->session, fuse_session_destroy);
   fs_snapshots_free (server);
+  g_clear_pointer (&server->staged_lookups, g_hash_table_unref);
   g_clear_pointer (&server->seen_generation, g_hash_table_unref);
   g_mutex_clear (&server->lock);
   g_free (server);

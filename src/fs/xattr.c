@@ -74,6 +74,19 @@ mailbox_value (const FsNode *node, const char *name)
   return NULL;
 }
 
+static char *
+staged_value (FsServer *server, MailStaged *staged, const char *name)
+{
+  MailStagedInfo info;
+
+  mail_staged_info (staged, &info);
+  if (strcmp (name, FLAGS) == 0)
+    return fs_names_flags_text (info.flags, mail_store_keywords (server->store, info.keywords));
+  if (strcmp (name, "user.mailfs.error") == 0)
+    return mail_staged_error (staged);
+  return NULL;
+}
+
 static void
 reply_value (FsOp *op, const char *value, size_t length)
 {
@@ -106,6 +119,8 @@ fs_getxattr (FsOp *op)
     return;
   if (node.kind == FS_NODE_MESSAGE && mail_mailbox_find_gone (node.mailbox, node.uid, &message))
     value = message_value (op->server, &node, &message, op->name);
+  else if (node.kind == FS_NODE_STAGED)
+    value = staged_value (op->server, node.staged, op->name);
   else if (node.kind == FS_NODE_MAILBOX)
     value = mailbox_value (&node, op->name);
   if (value == NULL)
@@ -121,6 +136,6 @@ fs_listxattr (FsOp *op)
   gboolean message;
 
   fs_node_resolve (op->server, op->ino, &node);
-  message = node.kind == FS_NODE_MESSAGE;
+  message = node.kind == FS_NODE_MESSAGE || node.kind == FS_NODE_STAGED;
   reply_value (op, FLAGS, message ? sizeof FLAGS : 0);
 }
