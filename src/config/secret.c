@@ -283,9 +283,11 @@ ask (int fd, const char *user, const char *host, GError **error)
       quiet = before;
       quiet.c_lflag &= ~(tcflag_t)(ECHO | ECHONL);
       quiet.c_lflag |= ICANON | ISIG;
-      if (write (fd, prompt, strlen (prompt)) > 0 && tcsetattr (fd, TCSAFLUSH, &quiet) == 0)
+      /* The prompt last: what is typed once it shows must not be flushed away. */
+      if (tcsetattr (fd, TCSAFLUSH, &quiet) == 0)
         {
-          length = read_terminal_line (fd, buffer, CONFIG_SECRET_MAX);
+          if (write (fd, prompt, strlen (prompt)) > 0)
+            length = read_terminal_line (fd, buffer, CONFIG_SECRET_MAX);
           tcsetattr (fd, TCSAFLUSH, &before);
         }
       (void)!write (fd, "\n", 1);
