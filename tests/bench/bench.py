@@ -7,7 +7,7 @@ LOCAL  the same tool on a plain directory with the same files
 FUSE   the same tool on a FUSE daemon that has the files in memory
 
 Prints a table of medians and goals, writes every sample to bench.csv and a picture to bench.svg.
-Everything else is made below one directory in /dev/shm, which goes at the end.
+Everything else is made below one directory in /dev/shm; see scripts/bench.
 """
 
 import argparse
@@ -549,6 +549,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", required=True, help="build directory with mailfs, floor, delay")
     parser.add_argument("--output", required=True, help="directory for the results")
+    parser.add_argument("--dir", help="an empty directory to work in (one of its own in /dev/shm)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the mail, one run")
     parser.add_argument("--runs", type=int, help="runs of each measurement (5)")
     parser.add_argument("--rtt", type=int, nargs="+", default=[0, 50], help="round-trip times, ms")
@@ -564,7 +565,7 @@ def parse_args():
 def main():
     args = parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    directory = tempfile.mkdtemp(prefix="mailfs-bench-", dir="/dev/shm")
+    directory = args.dir or tempfile.mkdtemp(prefix="mailfs-bench-", dir="/dev/shm")
     os.chmod(directory, 0o755)
     try:
         bench = Bench(args, directory)
