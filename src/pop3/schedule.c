@@ -185,22 +185,36 @@ drop_connection (Pop3Backend *self)
   pop3_schedule_clear (&self->idle);
 }
 
+static void
+answer_instant (Pop3Backend *self)
+{
+  Pop3Request *request;
+
+  while ((request = g_queue_pop_head (&self->instant)) != NULL)
+    {
+      g_autoptr (GError) error = g_steal_pointer (&request->error);
+      pop3_request_finish (request, error);
+    }
+}
+
+/* The backend may be gone afterwards. */
 static gboolean
 on_close_end (gpointer user_data)
 {
   Pop3Backend *self = user_data;
   MailDoneFunc done = g_steal_pointer (&self->close_done);
+  g_autoptr (GError) error = g_error_new_literal (MAIL_ERROR, MAIL_ERROR_CONNECTION,
+                                                  "the account is being closed");
 
   pop3_schedule_clear (&self->close_limit);
   if (self->connection != NULL)
     {
-      g_autoptr (GError) error = g_error_new_literal (MAIL_ERROR, MAIL_ERROR_CONNECTION,
-                                                      "closing: the server did not answer");
       pop3_session_lost (pop3_connection_session (self->connection), error);
-      pop3_work_lost (self, error);
       drop_connection (self);
-      pop3_schedule_fail_all (self, error);
     }
+  pop3_work_lost (self, error);
+  answer_instant (self);
+  pop3_schedule_fail_all (self, error);
   if (done != NULL)
     done (NULL, self->close_data);
   return G_SOURCE_REMOVE;
@@ -334,23 +348,17 @@ static gboolean
 on_run (gpointer user_data)
 {
   Pop3Backend *self = user_data;
-  Pop3Request *request;
 
   pop3_schedule_clear (&self->run);
-  while ((request = g_queue_pop_head (&self->instant)) != NULL)
-    {
-      g_autoptr (GError) error = g_steal_pointer (&request->error);
-      pop3_request_finish (request, error);
-    }
+  answer_instant (self);
   if (self->closed && self->connection == NULL)
     {
-      g_autoptr (GError) error = g_error_new_literal (MAIL_ERROR, MAIL_ERROR_CONNECTION, "closing");
+      g_autoptr (GError) error = g_error_new_literal (MAIL_ERROR, MAIL_ERROR_CONNECTION,
+                                                      "the account is being closed");
       pop3_schedule_fail_all (self, error);
     }
   else if (self->connection != NULL)
-    {
-      pop3_schedule_now (self);
-    }
+    pop3_schedule_now (self);
   else if (!has_work (self) || self->retry != NULL)
     return G_SOURCE_REMOVE;
   else if (self->down != NULL && g_get_monotonic_time () < self->down_until)
@@ -371,7 +379,6 @@ pop3_schedule (Pop3Backend *self)
 void
 pop3_schedule_close (Pop3Backend *self, MailDoneFunc done, gpointer user_data)
 {
-  g_autoptr (GError) error = g_error_new_literal (MAIL_ERROR, MAIL_ERROR_CONNECTION, "closing");
   gboolean polite = self->connection != NULL && self->maildrop != NULL && self->n_running == 0
                     && self->sync == NULL;
 
