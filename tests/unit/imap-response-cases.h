@@ -75,7 +75,7 @@
   "* OK [XFOO \"a (b]? 'c] text'\n* NO [REFERRAL imap://h/] 'r'\n" },
 { "code with an odd name",
   IN ("* OK [X\033[2J\303y z] t\r\n* OK [ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFGHIJKLMNOPQRSTUVWXYZ] t\r\n"),
-  "* OK [X?[2J??Y z]? 't'\n* OK [ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFGHIJKLMN]? 't'\n" },
+  "* OK [X?[2J?Y z]? 't'\n* OK [ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFGHIJKLMN]? 't'\n" },
 { "code that does not end", IN ("* OK [ALERT text\r\n"), "* OK '[ALERT text'\n" },
 { "empty code", IN ("* OK [] text\r\n"), "* OK []? 'text'\n" },
 { "control characters in text", IN ("* OK \033[2J %s%n\177\r\n"), "* OK '\033[2J %s%n\177'\n" },
