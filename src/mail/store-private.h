@@ -26,6 +26,7 @@ struct MailStore
   MailCache *cache;
   gboolean stopping;        /* net thread */
   gint caps;                /* MailCaps, atomic: as of the last login, at first of the last run */
+  guint32 watched_id;       /* net thread: the mailbox the server pushes changes of, or 0 */
   gboolean list_has_status; /* net thread: the last LIST carried STATUS */
 
   GRWLock tree_lock;
