@@ -141,7 +141,10 @@ fail_busy (Pop3Backend *self, const GError *error)
   if (now - self->busy_since < patience)
     retry_in (self, doubling (self->n_busy++, 100, 1000));
   else
-    go_down (self, error, doubling (self->n_down, 2, BUSY_MAX_S));
+    {
+      self->busy_since = self->n_busy = 0;
+      go_down (self, error, doubling (self->n_down, 2, BUSY_MAX_S));
+    }
 }
 
 static void
@@ -151,10 +154,11 @@ handle_failure (Pop3Backend *self, const GError *error, gboolean was_in, gboolea
     {
     case MAIL_ERROR_AUTH:
       /* Trying a wrong password again locks accounts. Where it was right before and the server does
-       * not say that it is wrong now, it may only be unwell. */
+       * not say that it is wrong now, it may only be unwell; and a program may know a new token. */
       go_down (self, error,
-               refused || !self->ever_in ? G_MAXUINT
-                                         : doubling (self->n_down, AUTH_DOWN_S, 16 * AUTH_DOWN_S));
+               self->ever_in && (!refused || self->config->passcmd != NULL)
+                   ? doubling (self->n_down, AUTH_DOWN_S, 16 * AUTH_DOWN_S)
+                   : G_MAXUINT);
       break;
     case MAIL_ERROR_BUSY:
       fail_busy (self, error);
@@ -179,7 +183,8 @@ static void
 drop_connection (Pop3Backend *self)
 {
   g_clear_pointer (&self->connection, pop3_connection_free);
-  self->logged_in = self->quitting = self->synced = self->renew = FALSE;
+  self->logged_in = self->quitting = self->committing = FALSE;
+  self->synced = self->renew = FALSE;
   self->n_running = self->n_filled = 0;
   self->bytes_running = 0;
   pop3_schedule_clear (&self->idle);
@@ -241,14 +246,15 @@ on_ended (const GError *error, gpointer user_data)
   Pop3Backend *self = user_data;
   gboolean refused = pop3_session_refused (pop3_connection_session (self->connection));
   gboolean was_in = self->logged_in;
-  gboolean idle = !has_work (self);
+  /* Nothing hangs on how a session ends that had nothing to do and nothing to commit. */
+  gboolean idle = !has_work (self) || (self->quitting && !self->committing);
 
   drop_connection (self);
   pop3_work_lost (self, error);
   if (self->closed)
     on_close_end (self);
   else if (error == NULL || (was_in && idle))
-    pop3_schedule (self); /* a server may end an idle session as it likes */
+    pop3_schedule (self);
   else
     {
       self->lost = was_in;
