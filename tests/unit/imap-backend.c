@@ -592,6 +592,7 @@ test_list (Fixture *f, gconstpointer data)
 static void
 test_sync (Fixture *f, gconstpointer data)
 {
+  gboolean expunges = (f->backend->ops->caps (f->backend) & MAIL_CAP_EXPUNGE_UID) != 0;
   MailMailboxStatus known;
   Append append;
   Answer answer = { 0 };
@@ -648,14 +649,14 @@ test_sync (Fixture *f, gconstpointer data)
   if (sync.told_present)
     {
       g_autofree char *set = mail_uid_set_format (sync.present);
-      g_assert_cmpstr (set, ==, "2:4");
+      g_assert_cmpstr (set, ==, expunges ? "2:4" : "1:4");
     }
   else
     {
       g_assert_true (mail_uid_set_contains (sync.vanished, 1));
       g_assert_cmpuint (mail_uid_set_count (sync.vanished), ==, 1);
     }
-  g_assert_cmpuint (sync.status.n_messages, ==, 3);
+  g_assert_cmpuint (sync.status.n_messages, ==, expunges ? 3 : 4);
   known = sync.status;
   sync_clear (&sync);
 
@@ -663,7 +664,7 @@ test_sync (Fixture *f, gconstpointer data)
   known.uidvalidity++;
   do_sync (f, "INBOX", &known, &sync);
   g_assert_true (sync.complete);
-  g_assert_cmpuint (sync.status.n_messages, ==, 3);
+  g_assert_cmpuint (sync.status.n_messages, ==, expunges ? 3 : 4);
   sync_clear (&sync);
 
   /* What is not there. */
@@ -899,6 +900,13 @@ test_lost (Fixture *f, gconstpointer data)
   g_assert_cmpstr (fetch.messages->str, ==, "2:54:1:-1;");
   fetch_clear (&fetch);
   stop_dovecot (f);
+  /* The server's children outlive it by a moment. */
+  for (gboolean ok = TRUE; ok; fetch_clear (&fetch))
+    {
+      start_fetch (f, &fetch, "INBOX", append.uidvalidity, 2, 2, 0, MAIL_TO_END);
+      run_until (f, &fetch.answer.done);
+      ok = fetch.answer.error == NULL;
+    }
   start_fetch (f, &fetch, "INBOX", append.uidvalidity, 2, 2, 0, MAIL_TO_END);
   wait_error (f, &fetch.answer, MAIL_ERROR_UNREACHABLE);
   fetch_clear (&fetch);
