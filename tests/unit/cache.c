@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What include/mailfs/cache.h promises: every byte given out is right or reported as absent, whatever
- * happened to the disk, the process or the other threads.
+ * What include/mailfs/cache.h promises: every byte given out is right or reported as absent,
+ * whatever happened to the disk, the process or the other threads.
  */
 #include "mailfs/cache.h"
 #include "mailfs/log.h"
@@ -27,7 +27,8 @@ typedef struct
   MailCache *cache;
 } Fixture;
 
-/* --- helpers ------------------------------------------------------------------------------------------- */
+/* --- helpers
+ * ------------------------------------------------------------------------------------------- */
 
 static void
 open_cache (Fixture *f, guint64 budget)
@@ -149,6 +150,17 @@ is_held (MailCache *cache, guint32 content_id, guint32 uid)
   return file != NULL;
 }
 
+/* As g_file_set_contents, which syncs the disk each time. */
+static void
+set_contents (const char *path, const char *data, gsize length)
+{
+  FILE *file = fopen (path, "wb");
+
+  g_assert_nonnull (file);
+  g_assert_cmpuint (fwrite (data, 1, length, file), ==, length);
+  g_assert_cmpint (fclose (file), ==, 0);
+}
+
 static char *
 path_of (Fixture *f, guint32 content_id, guint32 uid)
 {
@@ -164,7 +176,7 @@ disk_usage (const char *path)
   const char *name;
 
   if (!dir)
-    return lstat (path, &st) == 0 ? (guint64) st.st_blocks * 512 : 0;
+    return lstat (path, &st) == 0 ? (guint64)st.st_blocks * 512 : 0;
   while ((name = g_dir_read_name (dir)))
     {
       g_autofree char *child = g_build_filename (path, name, NULL);
@@ -185,16 +197,17 @@ disk_usage (const char *path)
     }                                                                                              \
   while (0)
 
-/* --- whole messages --------------------------------------------------------------------------------------- */
+/* --- whole messages
+ * --------------------------------------------------------------------------------------- */
 
 static const struct
 {
   const char *name;
   gsize length;
 } whole_cases[] = {
-  { "empty", 0 },        { "one", 1 },           { "small", 10000 },      { "block-1", 65535 },
-  { "block", 65536 },    { "block+1", 65537 },   { "blocks", 131072 },    { "odd", 200001 },
-  { "many", 40 * 65536 + 17 },
+  { "empty", 0 },       { "one", 1 },       { "small", 10000 },
+  { "block-1", 65535 }, { "block", 65536 }, { "block+1", 65537 },
+  { "blocks", 131072 }, { "odd", 200001 },  { "many", 40 * 65536 + 17 },
 };
 
 static void
@@ -263,7 +276,9 @@ test_names (Fixture *f, gconstpointer data)
   g_assert_cmpuint (mail_cache_file_bytes (c), ==, 2);
 }
 
-/* --- parts ------------------------------------------------------------------------------------------------- */
+/* --- parts
+ * -------------------------------------------------------------------------------------------------
+ */
 
 /* Random writes, looks and reopenings, against a plain array. */
 static void
@@ -368,7 +383,8 @@ test_sparse (Fixture *f, gconstpointer data)
   mail_cache_file_unref (file);
 }
 
-/* --- contradictions ------------------------------------------------------------------------------------------ */
+/* --- contradictions
+ * ------------------------------------------------------------------------------------------ */
 
 typedef enum
 {
@@ -385,8 +401,10 @@ static const struct
   Say say;
   gboolean corrupt;
 } contradiction_cases[] = {
-  { "same", SAY_SAME, FALSE },           { "other-byte", SAY_OTHER_BYTE, TRUE },
-  { "too-long", SAY_TOO_LONG, TRUE },    { "other-end", SAY_OTHER_END, TRUE },
+  { "same", SAY_SAME, FALSE },
+  { "other-byte", SAY_OTHER_BYTE, TRUE },
+  { "too-long", SAY_TOO_LONG, TRUE },
+  { "other-end", SAY_OTHER_END, TRUE },
   { "other-whole", SAY_OTHER_WHOLE, TRUE },
 };
 
@@ -457,7 +475,8 @@ test_end_cuts (Fixture *f, gconstpointer data)
   assert_whole (f->cache, 17, 1, 1, MAIL_BLOCK_SIZE + 10);
 }
 
-/* --- damage on disk --------------------------------------------------------------------------------------------- */
+/* --- damage on disk
+ * --------------------------------------------------------------------------------------------- */
 
 /* Each byte read is right or reported as missing. Returns how many bytes were there. */
 static gsize
@@ -535,13 +554,13 @@ test_flipped (Fixture *f, gconstpointer data)
   for (gsize i = 0; i < length; i++)
     {
       sample[i] ^= 1 << i % 8;
-      g_assert_true (g_file_set_contents (path, sample, length, NULL));
+      set_contents (path, sample, length);
       sample[i] ^= 1 << i % 8;
       n_intact += assert_right_or_absent (f, 1, 300) == (whole ? 300 : 200);
     }
   /* Only the hole between the parts may be anything. */
   g_assert_cmpuint (n_intact, ==, whole ? 0 : 50);
-  g_assert_true (g_file_set_contents (path, sample, length, NULL));
+  set_contents (path, sample, length);
   g_assert_cmpuint (assert_right_or_absent (f, 1, 300), ==, whole ? 300 : 200);
   open_cache (f, BIG_BUDGET);
 }
@@ -557,12 +576,12 @@ test_truncated (Fixture *f, gconstpointer data)
   sample = make_sample (f, whole, &length);
   for (gsize i = 0; i < length; i++)
     {
-      g_assert_true (g_file_set_contents (path, sample, i, NULL));
+      set_contents (path, sample, i);
       g_assert_cmpuint (assert_right_or_absent (f, 1, 300), ==, 0);
     }
   longer = g_malloc0 (length + 1);
   memcpy (longer, sample, length);
-  g_assert_true (g_file_set_contents (path, longer, length + 1, NULL));
+  set_contents (path, longer, length + 1);
   g_assert_cmpuint (assert_right_or_absent (f, 1, 300), ==, 0);
   open_cache (f, BIG_BUDGET);
 }
@@ -699,7 +718,8 @@ test_killed_partial (Fixture *f, gconstpointer data)
   g_assert_false (is_held (f->cache, 17, 1));
 }
 
-/* --- use of descriptors, budget ---------------------------------------------------------------------------------- */
+/* --- use of descriptors, budget
+ * ---------------------------------------------------------------------------------- */
 
 static guint
 count_fds (void)
@@ -833,7 +853,8 @@ test_evict_order (Fixture *f, gconstpointer data)
   g_assert_false (is_held (f->cache, 17, n / 2));
 }
 
-/* --- remove, move, copy, drop -------------------------------------------------------------------------------------- */
+/* --- remove, move, copy, drop
+ * -------------------------------------------------------------------------------------- */
 
 static void
 test_remove (Fixture *f, gconstpointer data)
@@ -999,7 +1020,8 @@ test_drop (Fixture *f, gconstpointer data)
   g_assert_cmpuint (mail_cache_used (f->cache), ==, 0);
 }
 
-/* --- a disk that cannot be used ------------------------------------------------------------------------------------- */
+/* --- a disk that cannot be used
+ * ------------------------------------------------------------------------------------- */
 
 static void
 assert_lives_in_memory (Fixture *f)
@@ -1081,7 +1103,9 @@ test_full_disk (Fixture *f, gconstpointer data)
   umount (mount_point);
 }
 
-/* --- threads ----------------------------------------------------------------------------------------------------------- */
+/* --- threads
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct
 {
