@@ -29,10 +29,13 @@ void mail_change_old (MailStore *store, MailMailbox *mailbox, guint32 uid);
 /* rm: to the trash, or gone for good inside the trash and with trash=none. POP3: DELE. */
 void mail_change_remove (MailStore *store, MailMailbox *mailbox, guint32 uid, MailDoneFunc done,
                          gpointer user_data);
-/* mv to another mailbox, named `name` there (NULL: by its UID). replaces: a message of target that
- * had that name goes to the trash once the move is known to be done; 0: none. */
+/* mv to another mailbox, named `name` there (NULL: by its UID; it is then not seen in target before
+ * the server has answered). While the move is under way target lists a staged file of that name in
+ * area, whose bytes are the message's (mail_staged_message). replaces: a message of target that had
+ * that name is hidden at once and goes to the trash once the move is known to be done; 0: none. */
 void mail_change_move (MailStore *store, MailMailbox *mailbox, guint32 uid, MailMailbox *target,
-                       const char *name, guint32 replaces, MailDoneFunc done, gpointer user_data);
+                       guint area, const char *name, guint32 replaces, MailDoneFunc done,
+                       gpointer user_data);
 
 /* --- staged files: what users write ---------------------------------------------------------- */
 
@@ -69,9 +72,10 @@ MailStaged *mail_stage_create (MailStore *store, MailMailbox *mailbox, guint are
                                gboolean temporary, GError **error);
 /* The message was truncated to nothing: what is now written to its inode goes here. When something is
  * written and committed, the new message takes its name and the old one goes to the trash; when
- * nothing is, nothing happens. The same one again while it exists. */
+ * nothing is, nothing happens. The message stays listed until then, this one never is. uid_name: what
+ * the message is called when it has no name of its own, or NULL. The same one again while it exists. */
 MailStaged *mail_stage_replacement (MailStore *store, MailMailbox *mailbox, guint32 uid,
-                                    GError **error);
+                                    const char *uid_name, GError **error);
 MailStaged *mail_stage_find_replacement (MailStore *store, guint32 content_id, guint32 uid); /* or NULL */
 
 MailStaged *mail_staged_ref (MailStaged *staged);
@@ -81,7 +85,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (MailStaged, mail_staged_unref)
 /* By id: any state but DROPPED, as long as somebody may ask (DONE ones until the mount ends). */
 MailStaged *mail_stage_find (MailStore *store, guint32 id);
 /* LOCAL and QUEUED ones in a mailbox: by name within area; and in order of id, above `id`. A QUEUED
- * one disappears from here in the same step in which its message appears in the listing. */
+ * one disappears from here in the same step in which its message appears in the listing: who looks
+ * here first and at the messages afterwards never misses it. */
 MailStaged *mail_stage_lookup (MailStore *store, MailMailbox *mailbox, guint area, const char *name);
 MailStaged *mail_stage_next (MailStore *store, MailMailbox *mailbox, guint area, guint32 id);
 guint mail_stage_count (MailStore *store, MailMailbox *mailbox); /* for rmdir: not empty */
@@ -91,6 +96,9 @@ void mail_staged_info (MailStaged *staged, MailStagedInfo *info_out);
 char *mail_staged_name (MailStaged *staged);         /* the caller's */
 MailMailbox *mail_staged_mailbox (MailStaged *staged); /* a reference; NULL when it is gone */
 char *mail_staged_error (MailStaged *staged);        /* why it FAILED, one line; the caller's */
+/* The message whose bytes these are: the source of a copy or move that is under way, or, of a DONE one
+ * that has been forgotten, itself. NULL: mail_staged_read has them. A reference. */
+MailMailbox *mail_staged_message (MailStaged *staged, guint32 *uid_out);
 
 /* Bytes. DONE ones read what was written too. write and truncate: LOCAL only after that a QUEUED or
  * DONE one becomes dirty again (it is then appended anew and the older copy retired). */

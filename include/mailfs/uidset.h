@@ -27,6 +27,10 @@ void mail_uid_set_add_set (MailUidSet *set, const MailUidSet *other);
  * the set is a normal one again only after normalize. */
 void mail_uid_set_append (MailUidSet *set, guint32 first, guint32 last);
 void mail_uid_set_normalize (MailUidSet *set);
+/* For UIDs that come one by one in any order, as a server likes: append, and normalize whenever the
+ * set has doubled since *n_normal (start with 0), so that neither time nor memory run away. A last
+ * normalize makes it a normal set. */
+void mail_uid_set_gather (MailUidSet *set, guint32 first, guint32 last, guint *n_normal);
 
 void mail_uid_set_remove (MailUidSet *set, guint32 first, guint32 last);
 void mail_uid_set_remove_set (MailUidSet *set, const MailUidSet *other);

@@ -163,6 +163,16 @@ mail_uid_set_normalize (MailUidSet *set)
 }
 
 void
+mail_uid_set_gather (MailUidSet *set, guint32 first, guint32 last, guint *n_normal)
+{
+  mail_uid_set_append (set, first, last);
+  if (set->len <= *n_normal * 2 + 1024)
+    return;
+  mail_uid_set_normalize (set);
+  *n_normal = set->len;
+}
+
+void
 mail_uid_set_remove (MailUidSet *set, guint32 first, guint32 last)
 {
   guint begin, end;

@@ -242,20 +242,30 @@ note_signal (int signal_number)
 }
 
 /* Reads a line from the terminal fd; the number of bytes, or -1. Bytewise, since the rest of what
-   was typed is for somebody else. */
+   was typed is for somebody else. Signals come in only while waiting, or one between the look at
+   prompt_signal and the read would leave us there. */
 static gssize
-read_terminal_line (int fd, char *buffer, gsize size)
+read_terminal_line (int fd, const sigset_t *waiting_mask, char *buffer, gsize size)
 {
   gsize length = 0;
 
   for (;;)
     {
+      struct pollfd waiting = { fd, POLLIN, 0 };
+      int ready = ppoll (&waiting, 1, NULL, waiting_mask);
+      gssize n;
       char c;
-      gssize n = read (fd, &c, 1);
 
-      if (n < 0 && errno == EINTR && prompt_signal == 0)
-        continue;
-      if (n < 0 || prompt_signal != 0)
+      if (prompt_signal != 0)
+        return -1;
+      if (ready < 0)
+        {
+          if (errno == EINTR)
+            continue;
+          return -1;
+        }
+      n = read (fd, &c, 1);
+      if (n < 0)
         return -1;
       if (n == 0 || c == '\n' || c == '\r')
         return (gssize)length;
@@ -264,7 +274,29 @@ read_terminal_line (int fd, char *buffer, gsize size)
     }
 }
 
-/* No echo while typing; what interrupts is delivered once the terminal is as it was. */
+/* Prompts and reads with echo off. The prompt comes last: what is typed once it shows must not be
+   flushed away. */
+static gssize
+read_quietly (int fd, const char *prompt, const sigset_t *waiting_mask, char *buffer, gsize size)
+{
+  struct termios before, quiet;
+  gssize length = -1;
+
+  if (tcgetattr (fd, &before) < 0)
+    return -1;
+  quiet = before;
+  quiet.c_lflag &= ~(tcflag_t)(ECHO | ECHONL);
+  quiet.c_lflag |= ICANON | ISIG;
+  if (tcsetattr (fd, TCSAFLUSH, &quiet) < 0)
+    return -1;
+  if (write (fd, prompt, strlen (prompt)) > 0)
+    length = read_terminal_line (fd, waiting_mask, buffer, size);
+  tcsetattr (fd, TCSAFLUSH, &before);
+  (void)!write (fd, "\n", 1);
+  return length;
+}
+
+/* What interrupts is delivered once the terminal is as it was. */
 static MailSecret *
 ask (int fd, const char *user, const char *host, GError **error)
 {
@@ -272,28 +304,22 @@ ask (int fd, const char *user, const char *host, GError **error)
   LOCKED char *buffer = config_locked_alloc (CONFIG_SECRET_MAX);
   g_autofree char *prompt = g_strdup_printf ("Password for %s at %s: ", user, host);
   struct sigaction action = { .sa_handler = note_signal }, saved[G_N_ELEMENTS (signals)];
-  struct termios before, quiet;
-  gssize length = -1;
+  sigset_t blocked, before;
+  gssize length;
 
   prompt_signal = 0;
+  sigemptyset (&blocked);
+  for (gsize i = 0; i < G_N_ELEMENTS (signals); i++)
+    sigaddset (&blocked, signals[i]);
+  pthread_sigmask (SIG_BLOCK, &blocked, &before);
   for (gsize i = 0; i < G_N_ELEMENTS (signals); i++)
     sigaction (signals[i], &action, &saved[i]);
-  if (tcgetattr (fd, &before) == 0)
-    {
-      quiet = before;
-      quiet.c_lflag &= ~(tcflag_t)(ECHO | ECHONL);
-      quiet.c_lflag |= ICANON | ISIG;
-      if (write (fd, prompt, strlen (prompt)) > 0 && tcsetattr (fd, TCSAFLUSH, &quiet) == 0)
-        {
-          length = read_terminal_line (fd, buffer, CONFIG_SECRET_MAX);
-          tcsetattr (fd, TCSAFLUSH, &before);
-        }
-      (void)!write (fd, "\n", 1);
-    }
+  length = read_quietly (fd, prompt, &before, buffer, CONFIG_SECRET_MAX);
   for (gsize i = 0; i < G_N_ELEMENTS (signals); i++)
     sigaction (signals[i], &saved[i], NULL);
   if (prompt_signal != 0)
     raise (prompt_signal);
+  pthread_sigmask (SIG_SETMASK, &before, NULL);
   if (length > 0)
     return config_secret_new (buffer, (gsize)length);
   g_set_error (error, MAIL_ERROR, MAIL_ERROR_AUTH, "no password was given for %s at %s", user,

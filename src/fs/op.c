@@ -13,7 +13,7 @@
 #include <string.h>
 
 /* Woken this often without having what it wants, the server must be playing games. */
-#define ATTEMPTS_MAX 16u
+#define ATTEMPTS_MAX 64u
 
 static FsOp *
 op_ref (FsOp *op)

@@ -108,11 +108,6 @@ fs_getxattr (FsOp *op)
   GError *error = NULL;
   g_auto (FsNode) node = { 0 };
 
-  if (!g_str_has_prefix (op->name, "user."))
-    {
-      fs_op_fail (op, ENODATA);
-      return;
-    }
   fs_node_resolve (op->server, op->ino, &node);
   if (node.mailbox != NULL && mail_mailbox_selectable (node.mailbox)
       && !fs_op_check (op, mail_mailbox_known (node.mailbox, fs_op_waiter (op), &error), &error))

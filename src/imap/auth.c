@@ -84,7 +84,7 @@ failed (ImapSession *session, const ImapStatus *status, const char *what)
 {
   if (status->condition == IMAP_OK)
     return FALSE;
-  imap_session_die_error (session, imap_status_error (status, what));
+  imap_session_die_error (session, imap_status_error (status, what, FALSE));
   return TRUE;
 }
 
@@ -172,7 +172,7 @@ on_login_done (ImapSession *session, const ImapStatus *status)
 
   if (status->condition != IMAP_OK)
     {
-      g_autoptr (GError) error = imap_status_error (status, "login");
+      g_autoptr (GError) error = imap_status_error (status, "login", FALSE);
       g_autofree char *why = reason != NULL ? mail_log_escape (reason, -1, 200) : NULL;
       int code = error->code;
 

@@ -43,7 +43,8 @@ struct ChangeJob
   gboolean retried, has_uidplus;
   GError *error;
   guint32 target_uidvalidity;
-  GArray *pairs; /* of MailUidPair */
+  GArray *pairs;      /* of MailUidPair */
+  MailUidSet *paired; /* their `from` */
   MailDoneFunc done;
   MailCopyFunc copied;
   gpointer user_data;
@@ -121,14 +122,17 @@ take_copyuid (ChangeTask *task, const ImapStatus *status)
   pairs = mail_uid_set_pair (status->from, status->to, 1 << 20);
   if (pairs == NULL)
     return;
-  job->target_uidvalidity = status->uidvalidity;
   for (guint i = 0; i < pairs->len; i++)
     {
       const MailUidPair *pair = &g_array_index (pairs, MailUidPair, i);
 
-      if (mail_uid_set_contains (job->uids, pair->from)
-          && job->pairs->len < mail_uid_set_count (job->uids))
-        g_array_append_val (job->pairs, *pair);
+      /* Of another command, or told twice. */
+      if (!mail_uid_set_contains (job->uids, pair->from)
+          || mail_uid_set_contains (job->paired, pair->from))
+        continue;
+      job->target_uidvalidity = status->uidvalidity;
+      mail_uid_set_add (job->paired, pair->from, pair->from);
+      g_array_append_val (job->pairs, *pair);
     }
 }
 
@@ -136,7 +140,10 @@ take_copyuid (ChangeTask *task, const ImapStatus *status)
 static void
 on_status (const ImapStatus *status, gpointer user_data)
 {
-  take_copyuid (user_data, status);
+  ChangeTask *task = user_data;
+
+  if (task->verb == CHANGE_MOVE)
+    take_copyuid (task, status);
 }
 
 static const ImapResponseHandler change_handler = { .status = on_status };
@@ -159,6 +166,7 @@ job_finish (ChangeJob *job)
   g_clear_error (&job->error);
   g_array_unref (job->pairs);
   mail_uid_set_free (job->uids);
+  mail_uid_set_free (job->paired);
   g_free (job->mailbox);
   g_free (job->target);
   g_free (job->add_keywords);
@@ -261,6 +269,7 @@ job_new (MailBackend *self, ChangeVerb verb, const char *mailbox, guint32 uidval
   job->mailbox = g_strdup (mailbox);
   job->uidvalidity = uidvalidity;
   job->uids = mail_uid_set_new ();
+  job->paired = mail_uid_set_new ();
   job->pairs = g_array_new (FALSE, FALSE, sizeof (MailUidPair));
   for (guint i = 0; i < n_uids; i++)
     mail_uid_set_add (job->uids, uids[i].first, uids[i].last);

@@ -116,23 +116,18 @@ build (ImapTask *base, ImapSession *session, GError **error)
   return command;
 }
 
-static gboolean
-is_in_tree (const FolderJob *job, const char *name)
-{
-  gsize length = strlen (job->mailbox);
-  char delimiter = delimiter_of (job->backend, job->mailbox);
-
-  return strncmp (name, job->mailbox, length) == 0
-         && (name[length] == '\0' || (delimiter != 0 && name[length] == delimiter));
-}
-
 static void
 on_list (const ImapList *list, gpointer user_data)
 {
-  FolderJob *job = ((FolderTask *)user_data)->job;
+  FolderTask *task = user_data;
+  FolderJob *job = task->job;
+  gsize length = strlen (job->mailbox);
+  const char *rest = list->name + length;
 
-  /* The pattern may have matched more, when the name itself holds a wildcard. */
-  if (list->lsub && (list->flags & IMAP_LIST_NOSELECT) == 0 && is_in_tree (job, list->name)
+  /* The pattern matches more than the tree. */
+  if (task->verb == FOLDER_LSUB && list->lsub && (list->flags & IMAP_LIST_NOSELECT) == 0
+      && strncmp (list->name, job->mailbox, length) == 0
+      && (rest[0] == '\0' || (list->delimiter != 0 && rest[0] == list->delimiter))
       && job->subscribed->len < 100000)
     g_ptr_array_add (job->subscribed, g_strdup (list->name));
 }
@@ -233,16 +228,10 @@ move_subscriptions (FolderJob *job, ImapTask **chain)
 static void
 rename_step (FolderJob *job, ImapTask **chain)
 {
-  char delimiter = delimiter_of (job->backend, job->mailbox);
-
   if (job->step == 1)
     {
-      add_task (job, FOLDER_LSUB, job->mailbox, NULL, chain);
-      if (delimiter != 0)
-        {
-          g_autofree char *pattern = g_strdup_printf ("%s%c*", job->mailbox, delimiter);
-          add_task (job, FOLDER_LSUB, pattern, NULL, chain);
-        }
+      g_autofree char *pattern = g_strconcat (job->mailbox, "*", NULL);
+      add_task (job, FOLDER_LSUB, pattern, NULL, chain);
     }
   else if (job->step == 2)
     add_task (job, FOLDER_RENAME, job->mailbox, job->new_name, chain);

@@ -91,7 +91,7 @@ on_list (const ImapList *list, gpointer user_data)
   found = found_for (job, list->name);
   if (found == NULL)
     return;
-  if (list->lsub || task->lsub)
+  if (list->lsub)
     {
       /* RFC 3501 6.3.9: \Noselect in LSUB means that only something below is subscribed. */
       if ((list->flags & IMAP_LIST_NOSELECT) == 0)

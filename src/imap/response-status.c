@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define MAX_SHOWN 1024
+#define MAX_CODE_NAME 40
 
 typedef enum
 {
@@ -262,7 +263,11 @@ read_code (ImapParser *parser, const char *text, const char *end, ImapStatus *st
       *data = (StatusData) { 0 };
       break;
     }
-  *name_out = cut (name);
+  /* Names of unknown codes find their way into messages for people. */
+  for (char *c = name; *c != '\0'; c++)
+    if (!g_ascii_isgraph (*c))
+      *c = '?';
+  *name_out = g_strndup (name, MAX_CODE_NAME);
   *args_out = cut (at);
 }
 

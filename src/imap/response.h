@@ -83,7 +83,7 @@ typedef struct
   const char *tag; /* NULL: untagged */
   ImapCondition condition;
   ImapCode code;
-  const char *code_name; /* as sent, in capitals; NULL without a code */
+  const char *code_name; /* in capitals, printable ASCII, cut at 40 bytes; NULL without a code */
   const char *code_args; /* as sent, cut at 1 KiB; "" for none; NULL without a code */
   const char
       *text; /* human text, cut at 1 KiB, bytes as sent (escape before showing); never NULL */

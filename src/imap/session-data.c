@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Where untagged data goes: to the record of the selected mailbox, to the task whose command is the
- * oldest under way, or to nobody, in which case it is news about the mailbox. Servers answer in
- * order, yet a body is only given to a task that asked for exactly it. Net thread.
+ * Where untagged data goes: to the record of the selected mailbox, to the tasks under way, or to
+ * nobody, in which case it is news about the mailbox. Tasks are told more than they asked for and
+ * take what they know to be theirs; a body goes only to the one that asked for exactly it. Net
+ * thread.
  */
 #include "imap/session-private.h"
 
@@ -16,30 +17,48 @@ head_entry (const ImapSession *session)
   return session->sent.head != NULL ? session->sent.head->data : NULL;
 }
 
-/* The task of the oldest command, if it has a handler; else NULL. */
-static ImapTask *
-head_task (const ImapSession *session)
+/* Whether the entry's task may believe what comes now. */
+static gboolean
+may_take (const ImapEntry *entry)
 {
-  ImapEntry *entry = head_entry (session);
+  const ImapTask *task = entry->task;
 
-  if (session->state == IMAP_SESSION_DEAD || entry == NULL || entry->answered || entry->task == NULL
-      || entry->task->ops->handler == NULL)
-    return NULL;
+  if (entry->answered || task == NULL || task->ops->handler == NULL)
+    return FALSE;
   /* What comes from a mailbox that could not be selected comes from another one. */
-  if (entry->select != NULL && !entry->selects
-      && (entry->select->state != IMAP_SELECT_OK
-          || (entry->task->uidvalidity != 0
-              && entry->task->uidvalidity != entry->select->uidvalidity)))
-    return NULL;
-  return entry->task;
+  return entry->select == NULL || entry->selects
+         || (entry->select->state == IMAP_SELECT_OK
+             && (task->uidvalidity == 0 || task->uidvalidity == entry->select->uidvalidity));
+}
+
+/* The next task that may take untagged data, from link on. Dovecot sends a tagged answer late, when
+ * data of the next commands is out already, so that data is offered to all that are under way; but
+ * what stands behind a SELECT cannot have been answered yet. */
+static ImapTask *
+next_taker (const ImapSession *session, GList **link)
+{
+  while (session->state != IMAP_SESSION_DEAD && *link != NULL)
+    {
+      ImapEntry *entry = (*link)->data;
+
+      if (entry->selects && *link != session->sent.head)
+        break;
+      *link = entry->selects ? NULL : (*link)->next;
+      if (may_take (entry))
+        return entry->task;
+    }
+  *link = NULL;
+  return NULL;
 }
 
 #define FORWARD(session, member, ...)                                                              \
   G_STMT_START                                                                                     \
   {                                                                                                \
-    ImapTask *forward_task = head_task (session);                                                  \
-    if (forward_task != NULL && forward_task->ops->handler->member != NULL)                        \
-      forward_task->ops->handler->member (__VA_ARGS__, forward_task);                              \
+    GList *forward_link = (session)->sent.head;                                                    \
+    ImapTask *forward_task;                                                                        \
+    while ((forward_task = next_taker ((session), &forward_link)) != NULL)                         \
+      if (forward_task->ops->handler->member != NULL)                                              \
+        forward_task->ops->handler->member (__VA_ARGS__, forward_task);                            \
   }                                                                                                \
   G_STMT_END
 
@@ -53,8 +72,8 @@ data_select (const ImapSession *session, gboolean *pending)
   return *pending ? entry->select : session->current;
 }
 
-static void
-note_change (ImapSession *session)
+void
+imap_session_note_change (ImapSession *session)
 {
   if (session->current == NULL || session->state != IMAP_SESSION_READY)
     return;
@@ -79,7 +98,7 @@ on_select_code (ImapSession *session, const ImapStatus *status)
     case IMAP_CODE_UIDVALIDITY:
       /* In mid-session: tasks compare with it when they are done. */
       if (!pending && select->uidvalidity != status->number)
-        note_change (session);
+        imap_session_note_change (session);
       select->uidvalidity = status->number <= G_MAXUINT32 ? (guint32)status->number : 0;
       break;
     case IMAP_CODE_UIDNEXT:
@@ -224,7 +243,7 @@ on_exists (guint32 n, gpointer user_data)
   if (select == NULL)
     return;
   if (!pending && select->exists != n)
-    note_change (session);
+    imap_session_note_change (session);
   select->exists = n;
   select->has_exists = TRUE;
   FORWARD (session, exists, n);
@@ -241,7 +260,7 @@ on_expunge (guint32 seq, gpointer user_data)
     return;
   if (select->exists > 0)
     select->exists--;
-  note_change (session);
+  imap_session_note_change (session);
   FORWARD (session, expunge, seq);
 }
 
@@ -258,7 +277,7 @@ on_vanished (const MailUidSet *set, gboolean earlier, gpointer user_data)
     {
       guint64 n = mail_uid_set_count (set);
       select->exists -= (guint32)MIN (n, select->exists);
-      note_change (session);
+      imap_session_note_change (session);
     }
   FORWARD (session, vanished, set, earlier);
 }
@@ -284,12 +303,7 @@ on_mailbox_status (const ImapMailboxStatus *status, gpointer user_data)
 static void
 on_search (const ImapSearch *search, gpointer user_data)
 {
-  ImapSession *session = user_data;
-  const ImapEntry *entry = head_entry (session);
-
-  if (search->tag != NULL && (entry == NULL || strcmp (search->tag, entry->tag) != 0))
-    return;
-  FORWARD (session, search, search);
+  FORWARD ((ImapSession *)user_data, search, search);
 }
 
 static void
@@ -389,6 +403,7 @@ on_fetch_end (const ImapFetch *fetch, gpointer user_data)
 {
   ImapSession *session = user_data;
   ImapEntry *entry = session->body_entry;
+  gboolean taken = FALSE;
   ImapTask *task;
 
   session->body_entry = NULL;
@@ -401,11 +416,14 @@ on_fetch_end (const ImapFetch *fetch, gpointer user_data)
     }
   if (session->body_seen)
     return; /* nobody asked for it */
-  task = head_task (session);
-  if (task != NULL && task->ops->handler->fetch_end != NULL && task->ops->wants_body == NULL)
-    task->ops->handler->fetch_end (fetch, task);
-  else if ((fetch->fields & IMAP_FETCH_FLAGS) != 0)
-    note_change (session);
+  for (GList *link = session->sent.head; (task = next_taker (session, &link)) != NULL;)
+    if (task->ops->handler->fetch_end != NULL && task->ops->wants_body == NULL)
+      {
+        task->ops->handler->fetch_end (fetch, task);
+        taken = TRUE;
+      }
+  if (!taken && (fetch->fields & IMAP_FETCH_FLAGS) != 0)
+    imap_session_note_change (session);
 }
 
 const ImapResponseHandler imap_session_handler = {

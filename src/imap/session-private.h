@@ -19,6 +19,7 @@ typedef struct
   ImapSelect *select; /* the mailbox it runs in, or NULL */
   gboolean selects;   /* the command is the SELECT or EXAMINE of select */
   gboolean idle;
+  gboolean announces;      /* a SELECT for IDLE: what happened before it was missed */
   gboolean answered; /* NO came while its literal was still being sent */
   GError *error;     /* what done will say, with answered */
   char tag[12];
@@ -87,6 +88,9 @@ void imap_session_die_error (ImapSession *session, GError *error); /* takes erro
 ImapEntry *imap_session_push (ImapSession *session, ImapCommand *command, ImapInternalDone done);
 void imap_session_answer (ImapSession *session, const ImapStatus *status);
 void imap_session_new_parser (ImapSession *session);
+
+/* session-data.c */
+void imap_session_note_change (ImapSession *session);
 
 /* auth.c */
 void imap_session_greeting (ImapSession *session, const ImapStatus *status);

@@ -445,6 +445,8 @@ entry_finish (ImapSession *session, ImapEntry *entry, const ImapStatus *status, 
     session->emitting = NULL;
   if (entry->selects)
     select_finish (session, entry->select, status, error);
+  if (entry->announces && error == NULL)
+    imap_session_note_change (session);
   if (entry->idle)
     session->idle = IMAP_IDLE_NONE;
   if (task != NULL)
@@ -488,7 +490,8 @@ imap_session_answer (ImapSession *session, const ImapStatus *status)
     }
   entry = link->data;
   if (status->condition != IMAP_OK)
-    error = imap_status_error (status, entry->selects ? entry->select->mailbox : "command");
+    error = imap_status_error (status, entry->selects ? entry->select->mailbox : "command",
+                               entry->selects);
   else if (!entry->selects)
     error = entry_obstacle (entry);
   session->progress_at = session->now;
@@ -617,6 +620,7 @@ gboolean
 imap_session_idle (ImapSession *session, const char *mailbox, gint64 now)
 {
   ImapTask where = { .mailbox = mailbox, .access = IMAP_ACCESS_READ };
+  const ImapSelect *before;
   ImapSelect *select;
   ImapEntry *entry;
 
@@ -625,7 +629,10 @@ imap_session_idle (ImapSession *session, const char *mailbox, gint64 now)
   if (imap_session_is_idling (session))
     return TRUE;
   session->now = now;
+  before = session->planned;
   select = select_for (session, &where);
+  if (select != before)
+    ((ImapEntry *)g_queue_peek_tail (&session->waiting))->announces = TRUE;
   entry = imap_session_push (session, imap_command_new ("IDLE"), NULL);
   entry->idle = TRUE;
   entry->select = select;

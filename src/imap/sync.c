@@ -140,16 +140,21 @@ on_fetch_end (const ImapFetch *fetch, gpointer user_data)
     }
   if (!is_valid (task))
     return;
-  if ((task->kind == SYNC_ALL || (task->kind == SYNC_NEW && is_new))
-      && (fetch->fields & IMAP_FETCH_SIZE) != 0)
+  /* Data of one command may come while another is the oldest: what counts is what is in it. */
+  if ((fetch->fields & IMAP_FETCH_SIZE) != 0)
     {
-      mail_uid_set_add (is_new || job->complete ? job->new : job->old, fetch->uid, fetch->uid);
+      MailUidSet *seen = is_new || job->complete ? job->new : job->old;
+
+      if ((!is_new && !job->complete && !job->asked_all)
+          || mail_uid_set_contains (seen, fetch->uid))
+        return;
+      mail_uid_set_add (seen, fetch->uid, fetch->uid);
       job->max_uid = MAX (job->max_uid, fetch->uid);
       report_fetch (job, fetch, TRUE);
     }
   else if ((fetch->fields & IMAP_FETCH_FLAGS) != 0 && (!is_new || job->complete))
     {
-      if (task->kind == SYNC_FLAGS)
+      if (job->asked_flags)
         mail_uid_set_add (job->old, fetch->uid, fetch->uid);
       report_fetch (job, fetch, FALSE);
     }
@@ -187,7 +192,7 @@ on_search (const ImapSearch *search, gpointer user_data)
   SyncTask *task = user_data;
   SyncJob *job = task->job;
 
-  if (task->kind != SYNC_SEARCH || !is_valid (task))
+  if (task->kind != SYNC_SEARCH || !is_valid (task) || (search->extended && !search->uid))
     return;
   job->got_search = TRUE;
   mail_uid_set_add_set (job->existing, search->set);

@@ -7,6 +7,8 @@
 
 #include "mailfs/log.h"
 
+#include <string.h>
+
 ImapSelect *
 imap_select_new (const char *mailbox, ImapAccess access)
 {
@@ -60,8 +62,22 @@ static const struct
   { IMAP_CODE_UNAVAILABLE, MAIL_ERROR_UNREACHABLE },
 };
 
+/* Dovecot, Courier and others name no code when a mailbox cannot be selected. */
+static gboolean
+sounds_nonexistent (const char *text)
+{
+  static const char *const signs[] = { "exist", "unknown mailbox", "no such", "not found",
+                                       "unable to open this mailbox" };
+  g_autofree char *lower = g_ascii_strdown (text, -1);
+
+  for (guint i = 0; i < G_N_ELEMENTS (signs); i++)
+    if (strstr (lower, signs[i]) != NULL)
+      return TRUE;
+  return FALSE;
+}
+
 GError *
-imap_status_error (const ImapStatus *status, const char *what)
+imap_status_error (const ImapStatus *status, const char *what, gboolean select)
 {
   g_autofree char *text = mail_log_escape (status->text, -1, 300);
   MailErrorCode code = MAIL_ERROR_FAILED;
@@ -69,6 +85,9 @@ imap_status_error (const ImapStatus *status, const char *what)
   for (guint i = 0; i < G_N_ELEMENTS (code_errors); i++)
     if (code_errors[i].code == status->code)
       code = code_errors[i].error;
+  if (select && status->condition == IMAP_NO && status->code == IMAP_CODE_NONE
+      && sounds_nonexistent (status->text))
+    code = MAIL_ERROR_GONE;
   return g_error_new (MAIL_ERROR, code, "%s: the server says %s%s%s%s%s", what,
                       status->condition == IMAP_BAD ? "BAD" : "NO",
                       status->code_name != NULL ? " [" : "",

@@ -86,5 +86,6 @@ struct ImapTask
   gint64 queued_at;   /* the pool's, monotonic milliseconds */
 };
 
-/* A GError for a NO or BAD; the response code decides what kind. what says what was tried. */
-GError *imap_status_error (const ImapStatus *status, const char *what);
+/* A GError for a NO or BAD; the response code decides what kind, or without one, when select says
+ * that it answers a SELECT, the text. what says what was tried. */
+GError *imap_status_error (const ImapStatus *status, const char *what, gboolean select);

@@ -203,6 +203,8 @@ collect_waiters (Pending *pending, gboolean over, GQueue *woken, GQueue *failed)
     }
 }
 
+static void fetch_whole_instead (Fetch *fetch, guint32 uid);
+
 /* --- bytes arriving, net thread -------------------------------------------------------------- */
 
 static void
@@ -391,6 +393,31 @@ learn_size (Fetch *fetch, guint32 uid, guint64 size)
     store->events.size_known (store->events_data, fetch->content_id, uid);
 }
 
+static guint64
+claimed_size (Fetch *fetch, guint32 uid)
+{
+  MailMessage message = { 0 };
+
+  return mail_mailbox_find_gone (fetch->mailbox, uid, &message) ? message.size : 0;
+}
+
+/* A part that came short says where the message ends, unless the server caps parts: when that is
+ * before the claimed end, only an empty answer from there on proves it. An empty part behind bytes
+ * that are missing proves nothing but that the claim is wrong: then the whole is fetched. */
+static void
+finish_message (Fetch *fetch, guint32 uid, guint64 end, gboolean at_end)
+{
+  gboolean part = fetch->end != MAIL_TO_END, empty = end == fetch->start && fetch->start > 0;
+  guint64 from, to;
+
+  if (!at_end || (part && !empty && end < claimed_size (fetch, uid)))
+    flush_small (fetch);
+  else if (empty && mail_cache_file_missing (fetch->file, 0, end, &from, &to))
+    fetch_whole_instead (fetch, uid);
+  else
+    write_end (fetch, end);
+}
+
 static void
 fetch_message (MailFetchSink *sink, guint32 uid, guint64 end, gboolean at_end, const GError *error)
 {
@@ -401,15 +428,12 @@ fetch_message (MailFetchSink *sink, guint32 uid, guint64 end, gboolean at_end, c
     return;
   if (fetch->uid != uid)
     enter_message (fetch, uid, end);
-  /* An empty part behind the end only says that the end lies before it. */
-  if (error == NULL && at_end && !(end == fetch->start && fetch->start > 0))
-    write_end (fetch, end);
+  if (error == NULL)
+    finish_message (fetch, uid, end, at_end);
   else
-    flush_small (fetch);
+    g_byte_array_set_size (fetch->small, 0); /* half a message, perhaps of another one */
   if (error == NULL && fetch->error == NULL && mail_cache_file_end (fetch->file, &true_end))
     learn_size (fetch, uid, true_end);
-  if (error == NULL && fetch->error == NULL && at_end && end == fetch->start && fetch->start > 0)
-    g_set_error (&fetch->error, MAIL_ERROR, MAIL_ERROR_CORRUPT, "shorter than the server said");
   if (fetch->error != NULL && error == NULL)
     mail_log_warning ("message %u: %s", uid, fetch->error->message);
   g_autoptr (GError) own = g_steal_pointer (&fetch->error);
@@ -533,6 +557,21 @@ fetch_new (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, guint
   fetch->uids = g_array_new (FALSE, FALSE, sizeof (guint32));
   fetch->small = g_byte_array_new ();
   return fetch;
+}
+
+/* Net thread; the waiters of the part go on waiting, for the whole. */
+static void
+fetch_whole_instead (Fetch *fetch, guint32 uid)
+{
+  MailFetches *fetches = fetch->fetches;
+  Fetch *whole = fetch_new (fetches, fetch->mailbox, fetch->content_id, 0, MAIL_TO_END,
+                            fetch->priority);
+
+  g_array_append_val (whole->uids, uid);
+  g_mutex_lock (&fetches->lock);
+  add_claim (get_pending (fetches, make_key (fetch->content_id, uid), fetch->file), 0, MAIL_TO_END);
+  g_mutex_unlock (&fetches->lock);
+  mail_store_invoke (fetches->store, start, whole);
 }
 
 /* Claims what is absent of [start, end) and queues a request for each piece. Lock held. */

@@ -291,6 +291,18 @@ mail_mailbox_uid_of_name (MailMailbox *mailbox, const char *name)
   return uid;
 }
 
+/* Now is when its entries changed; kept in the index. */
+void
+mail_mailbox_touch_locked (MailMailbox *mailbox)
+{
+  g_autofree char *key = g_strdup_printf ("mtime:%u", mailbox->id);
+  g_autofree char *value = NULL;
+
+  mailbox->mtime = g_get_real_time () / G_USEC_PER_SEC;
+  value = g_strdup_printf ("%" G_GINT64_FORMAT, mailbox->mtime);
+  mail_index_set_meta (mailbox->store->index, key, value);
+}
+
 /* --- place in the tree --------------------------------------------------------------------- */
 
 guint32

@@ -26,6 +26,7 @@ struct MailStore
   MailCache *cache;
   gboolean stopping;        /* net thread */
   gint caps;                /* MailCaps, atomic: as of the last login, at first of the last run */
+  guint32 watched_id;       /* net thread: the mailbox the server pushes changes of, or 0 */
   gboolean list_has_status; /* net thread: the last LIST carried STATUS */
 
   GRWLock tree_lock;
@@ -103,6 +104,7 @@ void mail_mailbox_set_name_locked (MailMailbox *mailbox, guint32 uid, const char
 const char *mail_mailbox_name_locked (MailMailbox *mailbox, guint32 uid);
 void mail_mailbox_set_remote_id_locked (MailMailbox *mailbox, guint32 uid, const char *remote_id);
 const char *mail_mailbox_remote_id_locked (MailMailbox *mailbox, guint32 uid);
+void mail_mailbox_touch_locked (MailMailbox *mailbox);
 void mail_mailbox_bury_locked (MailMailbox *mailbox, const MailMessage *message);
 gboolean mail_mailbox_load_locked (MailMailbox *mailbox); /* from the index, if it knows any */
 void mail_mailbox_unload_locked (MailMailbox *mailbox);

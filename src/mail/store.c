@@ -120,6 +120,44 @@ poll_mailbox (MailMailbox *mailbox, gint64 now)
     mail_sync_start (mailbox);
 }
 
+/* The server says that something happened there: look now. */
+static void
+pushed (const char *name, gpointer data)
+{
+  MailStore *store = data;
+  g_autoptr (MailMailbox) mailbox = NULL;
+  GHashTableIter iter;
+  gpointer value;
+
+  g_rw_lock_reader_lock (&store->tree_lock);
+  g_hash_table_iter_init (&iter, store->by_content);
+  while (mailbox == NULL && name != NULL && g_hash_table_iter_next (&iter, NULL, &value))
+    if (g_strcmp0 (((MailMailbox *)value)->name, name) == 0)
+      mailbox = mail_mailbox_ref (value);
+  g_rw_lock_reader_unlock (&store->tree_lock);
+  if (mailbox != NULL)
+    poll_mailbox (mailbox, G_MAXINT64);
+}
+
+/* Lets the server push changes of the mailbox that was looked at last. */
+static void
+watch_latest (MailStore *store, GPtrArray *used)
+{
+  MailMailbox *latest = NULL;
+
+  for (guint i = 0; i < used->len; i++)
+    if (latest == NULL || ((MailMailbox *)used->pdata[i])->used_at > latest->used_at)
+      latest = used->pdata[i];
+  guint32 id = latest != NULL ? latest->id : 0;
+  if (id == store->watched_id)
+    return;
+  store->watched_id = id;
+  g_rw_lock_reader_lock (&store->tree_lock);
+  g_autofree char *name = latest != NULL ? g_strdup (latest->name) : NULL;
+  g_rw_lock_reader_unlock (&store->tree_lock);
+  store->backend->ops->watch (store->backend, name, pushed, store);
+}
+
 static gboolean
 poll_used (gpointer data)
 {
@@ -151,6 +189,7 @@ poll_used (gpointer data)
     if (used->len <= POLL_ONE_BY_ONE || !store->list_has_status
         || ((MailMailbox *)used->pdata[i])->tried_at == 0)
       poll_mailbox (used->pdata[i], now);
+  watch_latest (store, used);
   return G_SOURCE_CONTINUE;
 }
 

@@ -378,30 +378,16 @@ replace_contents (Merge *merge)
   merge->entries_changed = TRUE;
 }
 
-static gint64
-newest_date (const GArray *messages)
-{
-  gint64 newest = 0;
-
-  for (guint i = 0; i < messages->len; i++)
-    newest = MAX (newest, (gint64)g_array_index (messages, MailMessage, i).internaldate);
-  return newest;
-}
-
-/* A directory's time: at first that of its newest message, so that it is the same wherever the
- * account is mounted; from then on the time at which we saw its entries change. */
+/* A directory's time is when it was first seen, so that a listing does not change it under a copying
+ * tool, and from then on the last time at which we saw its entries change. */
 static void
 touch (Merge *merge, gboolean first)
 {
   MailMailbox *mailbox = merge->mailbox;
-  gint64 now = g_get_real_time () / G_USEC_PER_SEC;
-  g_autofree char *key = g_strdup_printf ("mtime:%u", mailbox->id);
-  g_autofree char *value = NULL;
 
-  mailbox->mtime = first ? MIN (newest_date (mailbox->messages), now) : now;
   mailbox->generation++;
-  value = g_strdup_printf ("%" G_GINT64_FORMAT, mailbox->mtime);
-  mail_index_set_meta (mailbox->store->index, key, value);
+  if (!first)
+    mail_mailbox_touch_locked (mailbox);
 }
 
 static void

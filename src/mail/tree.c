@@ -81,6 +81,7 @@ find_or_add (MailStore *store, char **leaves, char **texts, gboolean *added_out)
         {
           child = add_child (node, mail_index_new_id (store->index),
                              mail_index_new_id (store->index), leaves[i], texts[i]);
+          mail_mailbox_touch_locked (child); /* nobody else knows it yet */
           *added_out = TRUE;
         }
       node = child;
@@ -149,7 +150,10 @@ load_mtime (MailMailbox *mailbox)
   g_autofree char *key = g_strdup_printf ("mtime:%u", mailbox->id);
   g_autofree char *value = mail_index_get_meta (mailbox->store->index, key);
 
-  mailbox->mtime = value != NULL ? g_ascii_strtoll (value, NULL, 10) : 0;
+  if (value != NULL)
+    mailbox->mtime = g_ascii_strtoll (value, NULL, 10);
+  else
+    mail_mailbox_touch_locked (mailbox);
 }
 
 gboolean
@@ -167,6 +171,7 @@ mail_tree_load (MailStore *store, GError **error)
 
   GHashTableIter iter;
   gpointer mailbox;
+  load_mtime (store->root);
   g_hash_table_iter_init (&iter, store->by_id);
   while (g_hash_table_iter_next (&iter, NULL, &mailbox))
     {
@@ -307,15 +312,10 @@ remove_unseen (MailStore *store, MailMailbox *node, GHashTable *seen, MailIndexB
 static void
 touch (MailMailbox *mailbox)
 {
-  g_autofree char *key = g_strdup_printf ("mtime:%u", mailbox->id);
-  g_autofree char *value = NULL;
-
   g_mutex_lock (&mailbox->lock);
-  mailbox->mtime = g_get_real_time () / G_USEC_PER_SEC;
   mailbox->generation++;
-  value = g_strdup_printf ("%" G_GINT64_FORMAT, mailbox->mtime);
+  mail_mailbox_touch_locked (mailbox);
   g_mutex_unlock (&mailbox->lock);
-  mail_index_set_meta (mailbox->store->index, key, value);
 }
 
 static void

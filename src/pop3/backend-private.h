@@ -42,10 +42,11 @@ typedef struct
   Pop3Connection *connection; /* NULL: no session */
   gboolean logged_in;
   gboolean quitting;
-  gboolean synced;  /* a listing was made from this session */
-  gboolean renew;   /* it must be ended, and another one begun */
-  gboolean lost;    /* the one before this was lost */
-  gint64 opened_at; /* when it began to connect, monotonic µs */
+  gboolean committing; /* that QUIT removes messages */
+  gboolean synced;     /* a listing was made from this session */
+  gboolean renew;      /* it must be ended, and another one begun */
+  gboolean lost;       /* the one before this was lost */
+  gint64 opened_at;    /* when it began to connect, monotonic µs */
   Pop3Labels *labels;
   Pop3Maildrop *reading;  /* UIDL and LIST are coming in */
   Pop3Maildrop *maildrop; /* they are there */

@@ -263,5 +263,6 @@ pop3_backend_new (const MailConfig *config, MailSecretSource *secrets, NetTls *t
   self->secrets = secrets;
   self->tls = tls != NULL ? net_tls_ref (tls) : NULL;
   self->labels = pop3_labels_new ();
+  self->rate = 1024 * 1024; /* a guess, until it is seen */
   return &self->parent;
 }

@@ -141,7 +141,10 @@ fail_busy (Pop3Backend *self, const GError *error)
   if (now - self->busy_since < patience)
     retry_in (self, doubling (self->n_busy++, 100, 1000));
   else
-    go_down (self, error, doubling (self->n_down, 2, BUSY_MAX_S));
+    {
+      self->busy_since = self->n_busy = 0;
+      go_down (self, error, doubling (self->n_down, 2, BUSY_MAX_S));
+    }
 }
 
 static void
@@ -151,10 +154,11 @@ handle_failure (Pop3Backend *self, const GError *error, gboolean was_in, gboolea
     {
     case MAIL_ERROR_AUTH:
       /* Trying a wrong password again locks accounts. Where it was right before and the server does
-       * not say that it is wrong now, it may only be unwell. */
+       * not say that it is wrong now, it may only be unwell; and a program may know a new token. */
       go_down (self, error,
-               refused || !self->ever_in ? G_MAXUINT
-                                         : doubling (self->n_down, AUTH_DOWN_S, 16 * AUTH_DOWN_S));
+               self->ever_in && (!refused || self->config->passcmd != NULL)
+                   ? doubling (self->n_down, AUTH_DOWN_S, 16 * AUTH_DOWN_S)
+                   : G_MAXUINT);
       break;
     case MAIL_ERROR_BUSY:
       fail_busy (self, error);
@@ -179,28 +183,43 @@ static void
 drop_connection (Pop3Backend *self)
 {
   g_clear_pointer (&self->connection, pop3_connection_free);
-  self->logged_in = self->quitting = self->synced = self->renew = FALSE;
+  self->logged_in = self->quitting = self->committing = FALSE;
+  self->synced = self->renew = FALSE;
   self->n_running = self->n_filled = 0;
   self->bytes_running = 0;
   pop3_schedule_clear (&self->idle);
 }
 
+static void
+answer_instant (Pop3Backend *self)
+{
+  Pop3Request *request;
+
+  while ((request = g_queue_pop_head (&self->instant)) != NULL)
+    {
+      g_autoptr (GError) error = g_steal_pointer (&request->error);
+      pop3_request_finish (request, error);
+    }
+}
+
+/* The backend may be gone afterwards. */
 static gboolean
 on_close_end (gpointer user_data)
 {
   Pop3Backend *self = user_data;
   MailDoneFunc done = g_steal_pointer (&self->close_done);
+  g_autoptr (GError) error = g_error_new_literal (MAIL_ERROR, MAIL_ERROR_CONNECTION,
+                                                  "the account is being closed");
 
   pop3_schedule_clear (&self->close_limit);
   if (self->connection != NULL)
     {
-      g_autoptr (GError) error = g_error_new_literal (MAIL_ERROR, MAIL_ERROR_CONNECTION,
-                                                      "closing: the server did not answer");
       pop3_session_lost (pop3_connection_session (self->connection), error);
-      pop3_work_lost (self, error);
       drop_connection (self);
-      pop3_schedule_fail_all (self, error);
     }
+  pop3_work_lost (self, error);
+  answer_instant (self);
+  pop3_schedule_fail_all (self, error);
   if (done != NULL)
     done (NULL, self->close_data);
   return G_SOURCE_REMOVE;
@@ -227,14 +246,15 @@ on_ended (const GError *error, gpointer user_data)
   Pop3Backend *self = user_data;
   gboolean refused = pop3_session_refused (pop3_connection_session (self->connection));
   gboolean was_in = self->logged_in;
-  gboolean idle = !has_work (self);
+  /* Nothing hangs on how a session ends that had nothing to do and nothing to commit. */
+  gboolean idle = !has_work (self) || (self->quitting && !self->committing);
 
   drop_connection (self);
   pop3_work_lost (self, error);
   if (self->closed)
     on_close_end (self);
   else if (error == NULL || (was_in && idle))
-    pop3_schedule (self); /* a server may end an idle session as it likes */
+    pop3_schedule (self);
   else
     {
       self->lost = was_in;
@@ -334,23 +354,17 @@ static gboolean
 on_run (gpointer user_data)
 {
   Pop3Backend *self = user_data;
-  Pop3Request *request;
 
   pop3_schedule_clear (&self->run);
-  while ((request = g_queue_pop_head (&self->instant)) != NULL)
-    {
-      g_autoptr (GError) error = g_steal_pointer (&request->error);
-      pop3_request_finish (request, error);
-    }
+  answer_instant (self);
   if (self->closed && self->connection == NULL)
     {
-      g_autoptr (GError) error = g_error_new_literal (MAIL_ERROR, MAIL_ERROR_CONNECTION, "closing");
+      g_autoptr (GError) error = g_error_new_literal (MAIL_ERROR, MAIL_ERROR_CONNECTION,
+                                                      "the account is being closed");
       pop3_schedule_fail_all (self, error);
     }
   else if (self->connection != NULL)
-    {
-      pop3_schedule_now (self);
-    }
+    pop3_schedule_now (self);
   else if (!has_work (self) || self->retry != NULL)
     return G_SOURCE_REMOVE;
   else if (self->down != NULL && g_get_monotonic_time () < self->down_until)
@@ -371,7 +385,6 @@ pop3_schedule (Pop3Backend *self)
 void
 pop3_schedule_close (Pop3Backend *self, MailDoneFunc done, gpointer user_data)
 {
-  g_autoptr (GError) error = g_error_new_literal (MAIL_ERROR, MAIL_ERROR_CONNECTION, "closing");
   gboolean polite = self->connection != NULL && self->maildrop != NULL && self->n_running == 0
                     && self->sync == NULL;
 

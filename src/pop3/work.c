@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define WINDOW_UNITS 4096
-#define WINDOW_MIN (256 * 1024)
+#define WINDOW_MIN (64 * 1024)
 #define WINDOW_MAX (8 * 1024 * 1024)
 #define WINDOW_DATES (2 * 1024 * 1024) /* a first listing should not crawl */
 #define RATE_INTERVAL (50 * 1000)
@@ -566,6 +566,7 @@ pop3_work_begin_remove (Pop3Backend *self)
     }
   if (g_hash_table_size (sent) > 0)
     {
+      self->committing = TRUE;
       pop3_work_quit (self);
       return;
     }

@@ -35,7 +35,8 @@ def test_names(setup):
     seen = {}
     for sub in ("cur", "new"):
         for name in os.listdir(inbox / sub):
-            match = re.match(r"^(\d+)\.(\d+),S=(\d+):2,([A-Z]*)$", name)
+            info = r":2,([A-Z]*)" if sub == "cur" else "()"
+            match = re.match(rf"^(\d{{10}})\.(\d+),S=(\d+){info}$", name)
             assert match, name
             uid, val, size, letters = match.groups()
             message = truth[int(uid)]

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """mount(8), installation, and where the password must never be."""
 import base64
+import errno
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -10,7 +12,7 @@ import subprocess
 import pytest
 
 from support.dovecot import PASSWORD, wait_for
-from support.mount import is_mounted, no_daemon_of
+from support.mount import SANITIZED, is_mounted, no_daemon_of
 
 CANARY = PASSWORD.encode()
 
@@ -29,7 +31,7 @@ def installed(run_dir):
 def test_installed_files(installed):
     files = {str(p.relative_to(installed)) for p in installed.rglob("*")
              if p.is_symlink() or p.is_file()}
-    for want in ("bin/mailfs", "sbin/mount.mailfs", "man/man1/mailfs.1", "man/man8/mount.mailfs.8"):
+    for want in ("bin/mailfs", "sbin/mount.mailfs", "man/man1/mailfs.1", "man/man8/mailfs.8"):
         assert any(want in name for name in files), (want, files)
 
 
@@ -39,7 +41,7 @@ def helper(installed, work):
     real one stays as it is."""
     if os.getuid() != 0:
         pytest.skip("needs root")
-    link = next(p for p in installed.rglob("mount.mailfs") if "sbin" in str(p))
+    link = installed / "sbin" / "mount.mailfs"
     binary = next(p for p in installed.rglob("bin/mailfs"))
     script = work / "in-namespace"
     bin_dir = work / "sbin"
@@ -128,18 +130,14 @@ def test_password_is_nowhere(mount, dovecot, user, mech, work):
 
 
 def test_no_core(mount, user, work):
-    """Not dumpable: even root's own abort leaves no core file behind."""
-    daemon = mount(user, _start=False)
-    daemon.dir.chmod(0o777)
-    daemon.start()
-    subprocess.run(["prlimit", f"--pid={daemon.pid}", "--core=unlimited:unlimited"], check=True,
-                   timeout=20)
-    os.kill(daemon.pid, signal.SIGQUIT)
+    """A crash leaves no memory behind for others to read."""
+    daemon = mount(user)
+    limits = pathlib.Path(f"/proc/{daemon.pid}/limits").read_text()
+    assert re.search(r"^Max core file size\s+0\s+0\s", limits, re.M), limits
+    os.kill(daemon.pid, signal.SIGSEGV if not SANITIZED else signal.SIGKILL)
     daemon.process.wait(30)
     daemon.forget()
-    status = daemon.process.returncode
-    assert status == -signal.SIGQUIT or status == 0, status
-    assert not list(work.rglob("core*")) and not list(pathlib.Path.cwd().glob("core*"))
+    assert not list(daemon.dir.glob("core*")) and not list(pathlib.Path.cwd().glob("core*"))
 
 
 @pytest.mark.main
@@ -163,7 +161,7 @@ def test_somebody_elses_cache_is_refused(mount, user, work):
         os.chown(cache, 12345, 12345)
     daemon = mount(user, _start=False, cache_dir=cache)
     done = daemon.run(args=())
-    assert done.returncode in (1, 2), (done.returncode, done.stderr)
+    assert done.returncode in (1, 2, 32), (done.returncode, done.stderr)
     assert str(cache) in done.stderr
     assert not is_mounted(daemon.mnt)
 
@@ -184,22 +182,30 @@ def test_no_retry_storm(mount, own_dovecot, user):
     """The password stops working while mounted: EACCES, and the server is left in peace."""
     server = own_dovecot()
     server.fill(user, range(10))
+    server.fill(user, range(10, 15), "other")
     daemon = mount(server.url(user), tls_ca=server.certs.ca, timeout=5)
     daemon.allow("password|log.?in|auth|connect|lost|clos|server")
     inbox = daemon.mnt / "INBOX"
     names = sorted(os.listdir(inbox))
     cached = (inbox / names[0]).read_bytes()
+    fresh = sorted((daemon.mnt / "other").iterdir())
     daemon.passfile.write_text("changed\n")
     server.stop()
     server.start()
-    errors = set()
-    for _ in range(30):
-        for name in names[1:]:
+
+    def reads():
+        errors = set()
+        for path in fresh:
             try:
-                (inbox / name).read_bytes()
+                path.read_bytes()
             except OSError as error:
                 errors.add(error.errno)
-    assert 13 in errors and errors <= {13, 113}, errors
+        return errors
+
+    # unreachable at first, until it has been found that the server is back and refuses us
+    wait_for("the login is refused", lambda: reads() == {errno.EACCES}, 60, 0.05)
+    for _ in range(50):
+        assert reads() == {errno.EACCES}
     assert (inbox / names[0]).read_bytes() == cached
     failures = server.log().count("auth failed") + server.log().count("Authentication failed")
     assert failures <= 6, failures

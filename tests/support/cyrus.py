@@ -77,8 +77,13 @@ def unpack(directory):
     if not shutil.which("apt-get") or not shutil.which("dpkg"):
         return None
     debs.mkdir(parents=True, exist_ok=True)
-    if subprocess.run(["apt-get", "-q", "download", *PACKAGES], cwd=debs, stdin=subprocess.DEVNULL,
-                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+
+    def apt_get(*command):
+        return subprocess.run(["apt-get", "-q", *command], cwd=debs, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+    if not apt_get("download", *PACKAGES) and not (
+            apt_get("update") and apt_get("download", *PACKAGES)):
         return None
     for deb in debs.glob("*.deb"):
         subprocess.run(["dpkg", "-x", deb, root], check=True)

@@ -16,8 +16,8 @@ BINARY = os.environ.get("MAILFS_BIN", "")
 SANITIZED = bool(os.environ.get("MAILFS_SANITIZED"))
 
 # What no run may say unless the test expects it.
-BAD = re.compile(r"^mailfs: (warning|error): |\*\*|CRITICAL|WARNING|runtime error:|Sanitizer|"
-                 r"assertion|Assertion", re.M)
+BAD = re.compile(r"^mailfs: (warning|error): |-(CRITICAL|WARNING|ERROR) \*\*|^\*\* |"
+                 r"runtime error:|Sanitizer:|: Assertion `")
 
 running = []  # every daemon of this process, for the watchdog
 
@@ -70,6 +70,8 @@ class Mailfs:
         self.options = {"passfile": self.passfile, "cache_dir": self.dir / "cache",
                         "timeout": 20, "refresh": 1, **(options or {})}
         self.args = list(args)
+        if os.environ.get("MAILFS_TRACE"):  # look at the protocol of a test that fails
+            self.args.append("-v")
         self.binary = binary or BINARY
         self.log_path = self.dir / "log"
         self.reports = self.dir / "sanitizer"

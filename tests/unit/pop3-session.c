@@ -5,6 +5,7 @@
  * never call anything finished that was not.
  */
 #include "pop3/session.h"
+#include "mailfs/log.h"
 
 #include <string.h>
 
@@ -662,6 +663,33 @@ test_utf8 (void)
   stop (&player);
 }
 
+/* What -v prints. */
+static void
+test_trace (void)
+{
+  if (g_test_subprocess ())
+    {
+      mail_log_init (MAIL_LOG_TRACE, FALSE);
+      for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+        {
+          Player player;
+
+          start (&player, &cases[i]);
+          play (&player, &cases[i], G_MAXSIZE, 8192);
+          stop (&player);
+        }
+      return;
+    }
+  g_test_trap_subprocess (NULL, 0, 0);
+  g_test_trap_assert_passed ();
+  g_test_trap_assert_stderr ("*C: PASS ???\n*");
+  g_test_trap_assert_stderr ("*C: AUTH PLAIN ???\n*");
+  g_test_trap_assert_stderr_unmatched ("*tanstaaf*");
+  g_test_trap_assert_stderr_unmatched ("*AG1lAHRhbnN0YWFm*");         /* PLAIN */
+  g_test_trap_assert_stderr_unmatched ("*c4c9334bac560ecc979e5800*"); /* APOP */
+  g_test_trap_assert_stderr_unmatched ("*bWUgODVhMmRlYWViNTIwOWIw*"); /* CRAM-MD5 */
+}
+
 /* The deadline looks at this: a byte now and then is none. */
 static void
 test_progress (void)
@@ -696,6 +724,7 @@ main (int argc, char **argv)
   g_test_add_func ("/pop3/session/line-end-in-secret", test_line_end_in_secret);
   g_test_add_func ("/pop3/session/answered-before", test_answered_before);
   g_test_add_func ("/pop3/session/utf8", test_utf8);
+  g_test_add_func ("/pop3/session/trace", test_trace);
   g_test_add_func ("/pop3/session/progress", test_progress);
   return g_test_run ();
 }

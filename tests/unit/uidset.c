@@ -194,6 +194,28 @@ test_edges (void)
   g_assert_cmpuint (set->len, ==, 0);
 }
 
+/* The worst order for a sorted array, and one UID again and again: neither slow nor large. */
+static void
+test_gather (void)
+{
+  g_autoptr (MailUidSet) set = mail_uid_set_new ();
+  g_autoptr (MailUidSet) same = mail_uid_set_new ();
+  guint n_normal = 0, n_same = 0;
+
+  for (guint32 uid = 2000000; uid > 0; uid -= 2)
+    mail_uid_set_gather (set, uid, uid, &n_normal);
+  mail_uid_set_normalize (set);
+  g_assert_cmpuint (set->len, ==, 1000000);
+  g_assert_cmpuint (mail_uid_set_count (set), ==, 1000000);
+  for (guint i = 0; i < 1000000; i++)
+    {
+      mail_uid_set_gather (same, 1 + i % 3 * 2, 1 + i % 3 * 2, &n_same);
+      g_assert_cmpuint (same->len, <=, 1100);
+    }
+  mail_uid_set_normalize (same);
+  g_assert_cmpuint (same->len, ==, 3);
+}
+
 static const struct
 {
   const char *name, *from, *to;
@@ -243,5 +265,6 @@ main (int argc, char **argv)
   g_test_add_func ("/uidset/changes", test_changes);
   g_test_add_func ("/uidset/two sets", test_two_sets);
   g_test_add_func ("/uidset/edges", test_edges);
+  g_test_add_func ("/uidset/gather", test_gather);
   return g_test_run ();
 }
