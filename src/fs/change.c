@@ -133,8 +133,8 @@ rename_message (Rename *rename, FsOp *op)
   if (rename->target.staged != NULL)
     mail_staged_drop (rename->target.staged, fs_change_ignore, NULL);
   if (!same)
-    mail_change_move (store, rename->from.mailbox, uid, rename->to.mailbox, kept_name (rename),
-                      replaces, fs_change_done, op);
+    mail_change_move (store, rename->from.mailbox, uid, rename->to.mailbox, fs_area (rename->to.kind),
+                      kept_name (rename), replaces, fs_change_done, op);
   else if (fs_is_maildir (rename->server))
     rename_flags (rename, op);
   else

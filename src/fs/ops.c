@@ -103,9 +103,31 @@ op_getattr (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 }
 
 static void
+read_message (FsOp *op, MailMailbox *mailbox, guint32 uid, char *buffer)
+{
+  GError *error = NULL;
+  gsize n = 0;
+
+  if (fs_op_check (op,
+                   mail_store_read (op->server->store, mailbox, uid, op->offset, buffer, op->size,
+                                    &n, fs_op_waiter (op), &error),
+                   &error)
+      && fs_op_take (op))
+    fuse_reply_buf (op->req, buffer, n);
+}
+
+static void
 read_staged (FsOp *op, MailStaged *staged, char *buffer)
 {
   g_autoptr (GError) error = NULL;
+  guint32 uid;
+  g_autoptr (MailMailbox) source = mail_staged_message (staged, &uid);
+
+  if (source != NULL)
+    {
+      read_message (op, source, uid, buffer);
+      return;
+    }
   gssize n = mail_staged_read (staged, op->offset, buffer, op->size, &error);
 
   if (n < 0)
@@ -119,8 +141,6 @@ attempt_read (FsOp *op)
 {
   FsServer *server = op->server;
   g_autofree char *buffer = NULL;
-  GError *error = NULL;
-  gsize n = 0;
   g_auto (FsNode) node = { 0 };
 
   if (!node_ready (op, &node))
@@ -142,16 +162,9 @@ attempt_read (FsOp *op)
             ? mail_staged_ref (node.staged)
             : mail_stage_find_replacement (server->store, (guint32)(op->ino >> 32), node.uid);
   if (staged != NULL)
-    {
-      read_staged (op, staged, buffer);
-      return;
-    }
-  if (fs_op_check (op,
-                   mail_store_read (server->store, node.mailbox, node.uid, op->offset, buffer,
-                                    op->size, &n, fs_op_waiter (op), &error),
-                   &error)
-      && fs_op_take (op))
-    fuse_reply_buf (op->req, buffer, n);
+    read_staged (op, staged, buffer);
+  else
+    read_message (op, node.mailbox, node.uid, buffer);
 }
 
 static void
