@@ -94,8 +94,9 @@ typedef struct MailSecretSource MailSecretSource;
 MailSecretSource *mail_secret_source_prepare (const MailConfig *config, GError **error);
 void mail_secret_source_free (MailSecretSource *source);
 
-/* Calls done in the thread-default context of the caller, never before returning. Runs passcmd
- * (argv, no shell; killed after config->timeout) in a thread. MAIL_ERROR_AUTH when there is none. */
+/* Calls done in the thread-default context of the caller, never before returning. Files are read
+ * in a thread; passcmd (argv, no shell; killed after config->timeout) is watched from that context.
+ * MAIL_ERROR_AUTH when there is no password, MAIL_ERROR_TIMED_OUT when it takes too long. */
 void mail_secret_source_get_async (MailSecretSource *source, GCancellable *cancellable,
                                    GAsyncReadyCallback done, gpointer user_data);
 MailSecret *mail_secret_source_get_finish (MailSecretSource *source, GAsyncResult *result,

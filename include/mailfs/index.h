@@ -70,7 +70,8 @@ const char *mail_index_keywords (MailIndex *index, guint32 id);
 GPtrArray *mail_index_load_mailboxes (MailIndex *index, GError **error);
 void mail_index_mailbox_free (MailIndexMailbox *mailbox);
 
-/* The messages of one content id, sorted by uid. A corrupt page: MAIL_ERROR_CORRUPT; the index is
+/* All load functions wait for what was queued before and so see it.
+ * The messages of one content id, sorted by uid. A corrupt page: MAIL_ERROR_CORRUPT; the index is
  * then marked to be thrown away at the next open and the caller lists again. */
 GArray *mail_index_load_messages (MailIndex *index, guint32 content_id, GError **error);
 
@@ -92,13 +93,14 @@ void mail_index_batch_drop_contents (MailIndexBatch *batch, guint32 content_id);
 /* Insert or replace; copies n messages. */
 void mail_index_batch_put (MailIndexBatch *batch, guint32 content_id, const MailMessage *messages,
                            guint n_messages);
+/* Messages of these UIDs, with their names and remote ids. */
 void mail_index_batch_remove (MailIndexBatch *batch, guint32 content_id, guint32 first, guint32 last);
 void mail_index_batch_put_name (MailIndexBatch *batch, guint32 content_id, guint32 uid,
                                 const char *name); /* NULL: take it away */
 void mail_index_batch_put_remote_id (MailIndexBatch *batch, guint32 content_id, guint32 uid,
                                      const char *remote_id); /* NULL: take it away */
-/* Takes batch. Returns at once. A write error is logged once and makes the index read-only: the
- * mount goes on from memory. */
+/* Takes batch. Returns at once. When the disk cannot be written, that is logged once and a copy of the
+ * index in memory takes its place until the end; the next start finds what was written before. */
 void mail_index_queue (MailIndex *index, MailIndexBatch *batch);
 /* Waits until all that was queued before is in the database. */
 void mail_index_flush (MailIndex *index);

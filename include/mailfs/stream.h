@@ -15,7 +15,8 @@ typedef struct NetStream NetStream;
 /* Up to length bytes; 0 at end of stream; -1 with G_IO_ERROR_WOULD_BLOCK when there is nothing now,
  * or another error, after which the stream is dead. */
 gssize net_stream_read (NetStream *stream, void *buffer, gsize length, GError **error);
-/* How many bytes were taken, possibly fewer than length; -1 as for read. */
+/* How many bytes were taken, possibly fewer than length; -1 as for read. After WOULD_BLOCK the next
+ * write must begin with the same bytes and be at least as long (a TLS record may be half sent). */
 gssize net_stream_write (NetStream *stream, const void *data, gsize length, GError **error);
 /* What was written and is still held in a layer (TLS record, deflate block) goes towards the wire.
  * FALSE with G_IO_ERROR_WOULD_BLOCK: call again when ready. */

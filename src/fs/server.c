@@ -137,20 +137,21 @@ fs_server_stop (FsServer *server)
 void
 fs_server_unmount (FsServer *server)
 {
-  static const MailStoreEvents none = { 0 };
-
   if (!server->mounted)
     return;
   server->mounted = FALSE;
   fuse_session_unmount (server->session);
-  mail_store_set_events (server->store, &none, NULL);
-  fs_notify_free (server->notify);
 }
 
+/* The store has stopped: nobody reports changes any more. */
 void
 fs_server_free (FsServer *server)
 {
+  static const MailStoreEvents none = { 0 };
+
   fs_server_unmount (server);
+  mail_store_set_events (server->store, &none, NULL);
+  g_clear_pointer (&server->notify, fs_notify_free);
   g_clear_pointer (&server->session, fuse_session_destroy);
   fs_snapshots_free (server);
   g_clear_pointer (&server->staged_lookups, g_hash_table_unref);

@@ -22,5 +22,7 @@ void fs_server_set_ready (FsServer *server, void (*ready) (gpointer user_data), 
 gboolean fs_server_run (FsServer *server);
 /* Async-signal-unsafe; any thread. run returns soon afterwards. */
 void fs_server_stop (FsServer *server);
+/* Requests that still wait for the store are answered into the void. */
 void fs_server_unmount (FsServer *server);
+/* After mail_store_stop. */
 void fs_server_free (FsServer *server);

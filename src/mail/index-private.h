@@ -142,7 +142,8 @@ struct MailIndex
   gboolean corrupt;   /* atomic: thrown away at the next open */
 
   pthread_mutex_t read_lock;
-  sqlite3 *read_db; /* under read_lock */
+  sqlite3 *read_db;   /* under read_lock */
+  gboolean in_memory; /* under read_lock: read_db is the writer's, who takes read_lock to write */
 
   pthread_mutex_t keywords_lock;
   GHashTable *keyword_ids;  /* text (owned by keyword_texts) -> id */
@@ -156,6 +157,10 @@ gboolean index_writer_prepare (IndexWriter *writer);
 void index_writer_finish (IndexWriter *writer);
 gboolean index_writer_start (MailIndex *index);
 void index_writer_stop (MailIndex *index);
+
+/* The disk cannot be written: goes on with a copy in memory of what is in the database. Under
+ * read_lock, in the writer's thread or before it runs. */
+gboolean index_go_to_memory (MailIndex *index);
 
 /* Puts the database aside so that the next open begins anew. Any thread; works on a full disk. */
 void index_mark_corrupt (MailIndex *index);

@@ -3,7 +3,8 @@
  * The writer thread of MailIndex: takes all batches that are queued, applies them in order in one
  * transaction, and tells who waits. It alone touches IndexWriter. A page of messages is read,
  * changed and written back when another page is needed, so a listing costs one row per 128 messages
- * however it is cut into batches. The first error ends all writing: what is in memory goes on.
+ * however it is cut into batches. When the disk cannot be written any more, a copy in memory takes
+ * the place of the database until the end.
  */
 #include "index-private.h"
 
@@ -363,21 +364,49 @@ apply_batches (MailIndex *index, GQueue *batches)
 /* --- the thread --------------------------------------------------------------------------------
  */
 
+/* One transaction. In memory there is one connection for all. */
+static gboolean
+try_batches (MailIndex *index, GQueue *batches, int *code_out)
+{
+  IndexWriter *writer = &index->writer;
+  gboolean in_memory = index->in_memory; /* only this thread changes it */
+  gboolean ok;
+
+  if (in_memory)
+    pthread_mutex_lock (&index->read_lock);
+  ok = apply_batches (index, batches);
+  if (!ok)
+    {
+      *code_out = sqlite3_errcode (writer->db);
+      if (!index_is_corrupt_code (*code_out) && !g_atomic_int_get (&index->corrupt))
+        mail_log_warning ("%s: %s", index->path, sqlite3_errmsg (writer->db));
+      sqlite3_exec (writer->db, "ROLLBACK", NULL, NULL, NULL);
+      writer->page.id = -1;
+      writer->page.dirty = FALSE;
+    }
+  if (in_memory)
+    pthread_mutex_unlock (&index->read_lock);
+  return ok;
+}
+
 static void
 write_batches (MailIndex *index, GQueue *batches)
 {
-  IndexWriter *writer = &index->writer;
-  int code;
+  gboolean moved;
+  int code = SQLITE_OK;
 
-  if (g_atomic_int_get (&index->read_only) || apply_batches (index, batches))
+  if (g_atomic_int_get (&index->read_only) || try_batches (index, batches, &code))
     return;
-  code = sqlite3_errcode (writer->db);
   if (index_is_corrupt_code (code))
     index_mark_corrupt (index);
-  else if (!g_atomic_int_get (&index->corrupt))
-    mail_log_warning ("%s: %s; nothing is written there any more", index->path,
-                      sqlite3_errmsg (writer->db));
-  sqlite3_exec (writer->db, "ROLLBACK", NULL, NULL, NULL);
+  if (!g_atomic_int_get (&index->corrupt) && !index->in_memory)
+    {
+      pthread_mutex_lock (&index->read_lock);
+      moved = index_go_to_memory (index);
+      pthread_mutex_unlock (&index->read_lock);
+      if (moved && try_batches (index, batches, &code))
+        return;
+    }
   g_atomic_int_set (&index->read_only, TRUE);
 }
 

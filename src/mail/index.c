@@ -222,6 +222,8 @@ check_tables (sqlite3 *db, const char *account_key, gboolean unclean)
 static int
 configure (sqlite3 *db, gboolean writer)
 {
+  if (!db)
+    return SQLITE_NOMEM;
   sqlite3_extended_result_codes (db, 1);
   sqlite3_busy_timeout (db, 10000);
   exec (db, "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0;"
@@ -315,12 +317,74 @@ static void
 close_database (MailIndex *index)
 {
   /* The last to close writes the log back and removes it, which is the mark of a clean end. */
-  sqlite3_close (index->read_db);
+  if (!index->in_memory)
+    sqlite3_close (index->read_db);
   index->read_db = NULL;
+  index->in_memory = FALSE;
   index_writer_finish (&index->writer);
+}
+
+static void
+forget_keywords (MailIndex *index)
+{
   g_hash_table_remove_all (index->keyword_ids);
   g_ptr_array_set_size (index->keyword_texts, 0);
   index->keyword_bytes = 0;
+}
+
+static gboolean
+copy_database (sqlite3 *from, sqlite3 *to)
+{
+  sqlite3_backup *backup = sqlite3_backup_init (to, "main", from, "main");
+
+  if (backup)
+    sqlite3_backup_step (backup, -1);
+  return backup && sqlite3_backup_finish (backup) == SQLITE_OK;
+}
+
+gboolean
+index_go_to_memory (MailIndex *index)
+{
+  IndexWriter writer = { 0 };
+
+  if (sqlite3_open_v2 (":memory:", &writer.db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL)
+          != SQLITE_OK
+      || !copy_database (index->read_db, writer.db)
+      || sqlite3_exec (writer.db, "PRAGMA temp_store = MEMORY", NULL, NULL, NULL) != SQLITE_OK
+      || !index_writer_prepare (&writer))
+    {
+      mail_log_warning ("%s: nothing is written there any more", index->path);
+      index_writer_finish (&writer);
+      return FALSE;
+    }
+  mail_log_warning ("%s: going on in memory", index->path);
+  close_database (index);
+  index->writer = writer;
+  index->read_db = writer.db;
+  index->in_memory = TRUE;
+  return TRUE;
+}
+
+/* A disk that cannot be written from the start: what is there is read, as long as its log is empty
+ * (without the log it may be half of a change). */
+static gboolean
+open_in_memory (MailIndex *index, const char *account_key)
+{
+  g_autofree char *escaped = g_uri_escape_string (index->path, "/", FALSE);
+  g_autofree char *uri = g_strdup_printf ("file:%s?immutable=1", escaped);
+  const int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_URI;
+
+  close_database (index);
+  forget_keywords (index);
+  if (has_file (index, "") && !has_file (index, "-wal")
+      && sqlite3_open_v2 (uri, &index->read_db, flags, NULL) == SQLITE_OK
+      && check_tables (index->read_db, account_key, FALSE) == SQLITE_OK
+      && load_keywords (index) == SQLITE_OK && index_go_to_memory (index))
+    return TRUE;
+  close_database (index);
+  forget_keywords (index);
+  return sqlite3_open_v2 (":memory:", &index->read_db, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK
+         && create_tables (index->read_db, account_key) == SQLITE_OK && index_go_to_memory (index);
 }
 
 static guint64
@@ -342,6 +406,7 @@ static void
 free_index (MailIndex *index)
 {
   close_database (index);
+  forget_keywords (index);
   pthread_mutex_destroy (&index->queue_lock);
   pthread_mutex_destroy (&index->read_lock);
   pthread_mutex_destroy (&index->keywords_lock);
@@ -390,11 +455,14 @@ mail_index_open (const char *dir, const char *account_key, gboolean *rebuilt_out
     {
       mail_log_warning ("%s cannot be used (%s); begun anew", index->path, text);
       close_database (index);
+      forget_keywords (index);
       rebuilt |= discard (index);
       g_clear_pointer (&text, g_free);
       code = open_database (index, account_key, &text);
     }
   if (code != SQLITE_OK)
+    mail_log_warning ("%s: %s", index->path, text);
+  if (code != SQLITE_OK && !open_in_memory (index, account_key))
     {
       set_sqlite_error (error, code, index->path, text);
       free_index (index);

@@ -33,6 +33,7 @@ typedef struct
   NetTls *tls;
   SSL *ssl;
   char *host;
+  X509 *refused;       /* what did not verify: OpenSSL keeps no certificate it refused */
   GError *inner_error; /* what the layer below said in the BIO callbacks */
   gboolean dead;       /* no more SSL calls: not even a close_notify */
 } TlsStream;
@@ -162,14 +163,20 @@ static int
 verify (int ok, X509_STORE_CTX *store)
 {
   SSL *ssl = X509_STORE_CTX_get_ex_data (store, SSL_get_ex_data_X509_STORE_CTX_idx ());
-  const TlsStream *self = SSL_get_app_data (ssl);
+  TlsStream *self = SSL_get_app_data (ssl);
+  X509 *leaf = X509_STORE_CTX_get0_cert (store);
 
-  if (ok || !self->tls->has_pin || self->tls->own_ca
-      || !is_chain_error (X509_STORE_CTX_get_error (store))
-      || !pin_matches (self->tls, X509_STORE_CTX_get0_cert (store)))
-    return ok;
-  X509_STORE_CTX_set_error (store, X509_V_OK);
-  return 1;
+  if (ok)
+    return 1;
+  if (self->tls->has_pin && !self->tls->own_ca && is_chain_error (X509_STORE_CTX_get_error (store))
+      && pin_matches (self->tls, leaf))
+    {
+      X509_STORE_CTX_set_error (store, X509_V_OK);
+      return 1;
+    }
+  if (self->refused == NULL && leaf != NULL && X509_up_ref (leaf) == 1)
+    self->refused = leaf;
+  return 0;
 }
 
 NetTls *
@@ -326,7 +333,7 @@ untrusted_text (const TlsStream *self, X509 *certificate)
 static char *
 verify_text (const TlsStream *self, long code)
 {
-  X509 *certificate = SSL_get0_peer_certificate (self->ssl);
+  X509 *certificate = self->refused;
   g_autoptr (GString) names = g_string_new (NULL);
   g_autofree char *date = NULL;
 
@@ -455,6 +462,7 @@ tls_close (NetStream *stream)
     SSL_shutdown (self->ssl);
   ERR_clear_error ();
   SSL_free (self->ssl);
+  X509_free (self->refused);
   net_tls_unref (self->tls);
   g_clear_error (&self->inner_error);
   g_free (self->host);

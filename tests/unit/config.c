@@ -214,22 +214,25 @@ write_file (const char *text)
   char *file = g_build_filename (parent, "config", NULL);
 
   g_mkdir_with_parents (parent, 0700);
-  g_assert_true (g_file_set_contents_full (file, text, -1, G_FILE_SET_CONTENTS_CONSISTENT, 0600, NULL));
+  g_assert_true (
+      g_file_set_contents_full (file, text, -1, G_FILE_SET_CONTENTS_CONSISTENT, 0600, NULL));
   return file;
 }
 
 static void
 test_account (void)
 {
-  g_autofree char *file = write_file ("# mine\n"
-                                      "[account other]\nurl=imap://x@y/\nbroken=1\n"
-                                      "[account work]\nurl=imaps://me%40work@mail.work/INBOX\n"
-                                      "refresh=60\ntimeout=7\nro=true\nlayout=maildir\n"
-                                      "passcmd=pass show 'mail,work'\npassfile=pw\n"
-                                      "allow_other=true\ndefault_permissions=false\n");
   g_autofree char *pw = g_build_filename (directory, ".config", "mailfs", "pw", NULL);
   g_autoptr (GError) error = NULL;
-  g_autoptr (MailConfig) config = parse ("mailfs work m -o timeout=9,rw", &error);
+  g_autoptr (MailConfig) config = NULL;
+
+  g_free (write_file ("# mine\n"
+                      "[account other]\nurl=imap://x@y/\nbroken=1\n"
+                      "[account work]\nurl=imaps://me%40work@mail.work/INBOX\n"
+                      "refresh=60\ntimeout=7\nro=true\nlayout=maildir\n"
+                      "passcmd=pass show 'mail,work'\npassfile=pw\n"
+                      "allow_other=true\ndefault_permissions=false\n"));
+  config = parse ("mailfs work m -o timeout=9,rw", &error);
 
   g_assert_no_error (error);
   g_assert_cmpstr (config->source, ==, "work");
@@ -282,10 +285,10 @@ test_file (gconstpointer data)
 static void
 test_other_file (void)
 {
-  g_autofree char *file = write_file ("[account work]\nurl=imap://a@b/\n");
   g_autoptr (GError) error = NULL;
   g_autoptr (MailConfig) config = NULL;
 
+  g_free (write_file ("[account work]\nurl=imap://a@b/\n"));
   g_assert_true (g_file_set_contents ("else.conf", "[account work]\nurl=imap://c@d/\n", -1, NULL));
   config = parse ("mailfs -o config=else.conf work m", &error);
   g_assert_no_error (error);
