@@ -136,11 +136,26 @@ read_staged (FsOp *op, MailStaged *staged, char *buffer)
     fuse_reply_buf (op->req, buffer, n);
 }
 
+/* A buffer a thread: reads are at most 1 MiB, and a fresh one each time would be mapped anew. */
+static char *
+read_buffer (size_t size)
+{
+  static GPrivate buffer = G_PRIVATE_INIT (g_free);
+  static __thread size_t held;
+
+  if (size > held)
+    {
+      g_private_replace (&buffer, g_malloc (size));
+      held = size;
+    }
+  return g_private_get (&buffer);
+}
+
 static void
 attempt_read (FsOp *op)
 {
   FsServer *server = op->server;
-  g_autofree char *buffer = NULL;
+  char *buffer;
   g_auto (FsNode) node = { 0 };
 
   if (!node_ready (op, &node))
@@ -156,7 +171,7 @@ attempt_read (FsOp *op)
       fs_op_fail (op, node.kind == FS_NODE_STALE ? ESTALE : EISDIR);
       return;
     }
-  buffer = g_malloc (op->size);
+  buffer = read_buffer (op->size);
   g_autoptr (MailStaged) staged
       = node.kind == FS_NODE_STAGED
             ? mail_staged_ref (node.staged)
