@@ -204,8 +204,9 @@ typedef struct
 } MailAppendItem;
 
 /* uids[i] is the UID of item i, 0 where the server did not say (no UIDPLUS). n_known items are
- * known to be stored, in order, even with an error. maybe: with an error, item n_known may or may
- * not be stored (its literal had been sent whole, no tagged answer came): look before trying again. */
+ * known to be stored, in order, even with an error. maybe: with an error, item n_known and those
+ * behind it may or may not be stored (MULTIAPPEND; no tagged answer came after literals had been
+ * sent): look for each before trying again. */
 typedef void (*MailAppendFunc) (guint32 uidvalidity, const guint32 *uids, guint n_known,
                                 gboolean maybe, const GError *error, gpointer user_data);
 

@@ -128,6 +128,8 @@ imap_session_tls_done (ImapSession *session, gint64 now)
   session->state = IMAP_SESSION_LOGIN;
   session->under_tls = TRUE;
   forget_capabilities (session);
+  session->delimiter = 0;
+  session->qresync = session->qresync_enabled = FALSE;
   imap_session_new_parser (session);
   ask_capabilities (session);
 }
@@ -138,6 +140,7 @@ imap_session_greeting (ImapSession *session, const ImapStatus *status)
   g_autofree char *text = mail_log_escape (status->text, -1, 300);
 
   session->got_greeting = TRUE;
+  session->refusal_code = status->code;
   session->state = IMAP_SESSION_LOGIN;
   if (status->tag != NULL || (status->condition != IMAP_OK && status->condition != IMAP_PREAUTH))
     {
@@ -165,35 +168,48 @@ imap_session_greeting (ImapSession *session, const ImapStatus *status)
 
 /* --- login ------------------------------------------------------------------------------------ */
 
+/* Why the login failed, for the user and the log. A server that echoes what we sent is not quoted.
+ */
+static void
+login_refused (ImapSession *session, const ImapStatus *status)
+{
+  g_autoptr (GError) error = imap_status_error (status, "login", FALSE);
+  const char *reason = session->sasl != NULL ? net_sasl_server_error (session->sasl) : NULL;
+  g_autofree char *why = reason != NULL ? mail_log_escape (reason, -1, 200) : NULL;
+  gboolean echoed = status->condition == IMAP_BAD
+                    || (session->secret != NULL && session->secret[0] != '\0'
+                        && strstr (status->text, session->secret) != NULL);
+  int code = error->code;
+
+  session->refusal_code = status->code;
+  if (code != MAIL_ERROR_BUSY && code != MAIL_ERROR_UNREACHABLE && code != MAIL_ERROR_TOO_LARGE
+      && code != MAIL_ERROR_TLS)
+    code = MAIL_ERROR_AUTH;
+  imap_session_die (session, code, "%s%s%s",
+                    echoed ? "the server refuses the login" : error->message,
+                    why != NULL ? " " : "", why != NULL ? why : "");
+}
+
+static void
+forget_secret (ImapSession *session)
+{
+  imap_trace_mask (session->trace, NULL);
+  g_clear_pointer (&session->secret, net_sasl_wipe);
+  g_clear_pointer (&session->sasl, net_sasl_free);
+}
+
 static void
 on_login_done (ImapSession *session, const ImapStatus *status)
 {
-  const char *reason = session->sasl != NULL ? net_sasl_server_error (session->sasl) : NULL;
-
   if (status->condition != IMAP_OK)
-    {
-      g_autoptr (GError) error = imap_status_error (status, "login", FALSE);
-      g_autofree char *why = reason != NULL ? mail_log_escape (reason, -1, 200) : NULL;
-      int code = error->code;
-
-      session->refused = TRUE;
-      session->refusal_code = status->code;
-      if (code != MAIL_ERROR_BUSY && code != MAIL_ERROR_UNREACHABLE && code != MAIL_ERROR_TOO_LARGE
-          && code != MAIL_ERROR_TLS)
-        code = MAIL_ERROR_AUTH;
-      imap_session_die (session, code, "%s%s%s", error->message, why != NULL ? " " : "",
-                        why != NULL ? why : "");
-      return;
-    }
-  if (session->sasl != NULL && (session->sasl_cancelled || !net_sasl_finished_ok (session->sasl)))
-    {
-      session->refused = TRUE;
-      imap_session_die (session, MAIL_ERROR_AUTH,
-                        "the server did not prove that it knows the "
-                        "password; not trusted");
-      return;
-    }
-  g_clear_pointer (&session->sasl, net_sasl_free);
+    login_refused (session, status);
+  else if (session->sasl != NULL
+           && (session->sasl_cancelled || !net_sasl_finished_ok (session->sasl)))
+    imap_session_die (session, MAIL_ERROR_AUTH,
+                      "the server did not prove that it knows the password; not trusted");
+  forget_secret (session);
+  if (session->state == IMAP_SESSION_DEAD)
+    return;
   /* Proxies change the capabilities at login without a word: what was told before is worth nothing
    * unless this very answer tells it anew. */
   if (status->code != IMAP_CODE_CAPABILITY || status->malformed)
@@ -227,8 +243,7 @@ imap_session_auth_continue (ImapSession *session, const char *text)
                         error != NULL ? error->message : "failed");
       session->sasl_cancelled = TRUE;
     }
-  if (session->trace != NULL)
-    mail_log_trace (session->options.peer, 'C', response != NULL ? "***" : "*", -1);
+  imap_trace_output (session->trace, response != NULL ? "***" : "*");
   if (response != NULL)
     g_byte_array_append (session->out, (const guint8 *)response, (guint)strlen (response));
   else
@@ -281,6 +296,8 @@ imap_session_set_secret (ImapSession *session, const char *secret, gint64 now)
   session->now = now;
   session->state = IMAP_SESSION_LOGIN;
   session->login_deadline = now + session->options.timeout_ms;
+  session->secret = g_strdup (secret != NULL ? secret : "");
+  imap_trace_mask (session->trace, session->secret);
   if (session->mechanism != NULL)
     {
       start_sasl (session, secret);

@@ -13,6 +13,7 @@
 /* What was learnt about a mailbox beside its messages. */
 typedef struct
 {
+  gconstpointer listed; /* the list that had it last; only compared */
   gboolean has_delimiter;
   char delimiter;         /* from LIST; 0 for NIL */
   gboolean has_permanent; /* from a SELECT: EXAMINE does not tell what could be set */
@@ -28,6 +29,7 @@ typedef struct
   ImapPool *pool;
   GHashTable *notes;      /* wire name -> ImapMailboxNote */
   char delimiter;         /* of the root, from LIST; 0 when not seen */
+  gboolean copyuid_seen;  /* the server names what it copied */
   gboolean ranges_broken; /* BODY[]<o.n> is not answered as asked */
 } ImapBackend;
 

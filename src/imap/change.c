@@ -40,7 +40,8 @@ struct ChangeJob
   char *add_keywords, *remove_keywords;
   ChangeVerb verb; /* ADD: flags; DELETE: removal */
   guint n_tasks;
-  gboolean retried, has_uidplus;
+  gboolean retried;
+  gboolean strange; /* a COPYUID that makes no sense */
   GError *error;
   guint32 target_uidvalidity;
   GArray *pairs;      /* of MailUidPair */
@@ -75,7 +76,6 @@ build (ImapTask *base, ImapSession *session, GError **error)
   guint caps = imap_session_caps (session);
   ImapCommand *command;
 
-  job->has_uidplus = (caps & IMAP_CAP_UIDPLUS) != 0;
   switch (task->verb)
     {
     case CHANGE_ADD:
@@ -85,7 +85,7 @@ build (ImapTask *base, ImapSession *session, GError **error)
     case CHANGE_DELETE:
       return build_store (task, " +FLAGS.SILENT ", MAIL_FLAG_DELETED, NULL);
     case CHANGE_EXPUNGE:
-      if (!job->has_uidplus)
+      if ((caps & IMAP_CAP_UIDPLUS) == 0)
         return NULL; /* a bare EXPUNGE would take what others have marked */
       command = imap_command_new ("UID EXPUNGE ");
       imap_command_set (command, ranges + task->first, task->n);
@@ -117,9 +117,12 @@ take_copyuid (ChangeTask *task, const ImapStatus *status)
   ChangeJob *job = task->job;
   g_autoptr (GArray) pairs = NULL;
 
+  if (status->code == IMAP_CODE_COPYUID && status->malformed)
+    job->strange = TRUE;
   if (status->code != IMAP_CODE_COPYUID || status->malformed)
     return;
   pairs = mail_uid_set_pair (status->from, status->to, 1 << 20);
+  job->strange |= pairs == NULL;
   if (pairs == NULL)
     return;
   for (guint i = 0; i < pairs->len; i++)
@@ -131,6 +134,7 @@ take_copyuid (ChangeTask *task, const ImapStatus *status)
           || mail_uid_set_contains (job->paired, pair->from))
         continue;
       job->target_uidvalidity = status->uidvalidity;
+      job->backend->copyuid_seen = TRUE;
       mail_uid_set_add (job->paired, pair->from, pair->from);
       g_array_append_val (job->pairs, *pair);
     }
@@ -153,9 +157,8 @@ job_finish (ChangeJob *job)
 {
   if (job->copied != NULL)
     {
-      if (job->error == NULL && job->has_uidplus && job->pairs->len == 0
-          && job->target_uidvalidity == 0)
-        /* OK is not done: a server with UIDPLUS names what it copied. */
+      if (job->error == NULL && job->backend->copyuid_seen && !job->strange && job->pairs->len == 0)
+        /* OK is not done: a server that names what it copied named nothing. */
         g_set_error (&job->error, MAIL_ERROR, MAIL_ERROR_GONE, "%s: the messages are gone",
                      job->mailbox);
       job->copied (job->target_uidvalidity, (const MailUidPair *)job->pairs->data, job->pairs->len,
@@ -223,6 +226,7 @@ add_tasks (ChangeJob *job, ChangeVerb verb, ImapTask **chain)
       task->task.changes = TRUE;
       task->task.access = verb == CHANGE_COPY ? IMAP_ACCESS_READ : IMAP_ACCESS_WRITE;
       task->job = job;
+      task->task.owner = job;
       task->verb = verb;
       task->first = i;
       task->n = imap_command_fit_ranges (ranges + i, job->uids->len - i, SET_MAX);

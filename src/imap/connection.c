@@ -295,7 +295,7 @@ on_connected (NetStream *stream, const GError *error, gpointer user_data)
     .port = config->port,
     .user = config->user,
     .auth = config->auth,
-    .tls = connection->tls == NULL               ? IMAP_TLS_OFF
+    .tls = !config->tls                          ? IMAP_TLS_OFF
            : config->scheme == MAIL_SCHEME_IMAPS ? IMAP_TLS_IMPLICIT
                                                  : IMAP_TLS_STARTTLS,
     .timeout_ms = config->timeout * 1000,
@@ -329,6 +329,12 @@ imap_connection_new (const MailConfig *config, MailSecretSource *secrets, NetTls
   connection->user_data = user_data;
   connection->cancellable = g_cancellable_new ();
   connection->deadline = imap_now () + timeout_ms;
+  if (config->tls && tls == NULL)
+    {
+      /* Never in clear text by accident. The owner sees it at its next check. */
+      g_set_error (&connection->error, MAIL_ERROR, MAIL_ERROR_TLS, "TLS is not set up");
+      return connection;
+    }
   net_connect (config->host, config->port, config->scheme == MAIL_SCHEME_IMAPS ? tls : NULL,
                timeout_ms, connection->cancellable, on_connected, connection);
   return connection;

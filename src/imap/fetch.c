@@ -17,6 +17,13 @@
 
 typedef struct FetchJob FetchJob;
 
+typedef enum
+{
+  FETCH_PART,  /* as the caller wants it */
+  FETCH_WHOLE, /* from the start to the end, after the part was answered with another */
+  FETCH_SIZE,  /* of what came empty */
+} FetchKind;
+
 typedef struct
 {
   ImapTask task;
@@ -25,14 +32,17 @@ typedef struct
   gboolean partial;
   guint64 offset, length; /* with partial */
   MailUidSet *whole;      /* to be asked for again from the start, or NULL */
-  gboolean second;        /* this is that asking */
-  gboolean retried;       /* after a lost connection */
+  MailUidSet *strange;    /* came with another origin, or NULL: asked whole if nothing else comes */
+  MailUidSet *empty;      /* came without a byte, or NULL: asked for their size */
+  FetchKind kind;
+  gboolean unmarked; /* a part came without its origin */
+  gboolean retried;  /* after a lost connection */
 
   /* the body at hand */
   guint32 uid; /* 0: not told yet */
   guint64 at;  /* where the next byte belongs */
   guint64 body_length;
-  gboolean is_nil, is_whole, streaming, overflow, ended;
+  gboolean is_nil, is_whole, overflow, ended;
   GByteArray *kept; /* while the UID is not known */
 } FetchTask;
 
@@ -49,7 +59,7 @@ struct FetchJob
   GError *error;
 };
 
-static void add_tasks (FetchJob *job, const MailUidSet *uids, gboolean second, gboolean retried);
+static void add_tasks (FetchJob *job, const MailUidSet *uids, FetchKind kind, gboolean retried);
 
 /* --- one message ------------------------------------------------------------------------------ */
 
@@ -72,18 +82,25 @@ fail_message (FetchTask *task, guint32 uid, MailErrorCode code, const char *text
   finish_message (task, uid, 0, FALSE, error);
 }
 
+/* uid is not finished, but no longer expected from this command. */
+static void
+put_off (FetchTask *task, MailUidSet **set, guint32 uid)
+{
+  if (*set == NULL)
+    *set = mail_uid_set_new ();
+  mail_uid_set_add (*set, uid, uid);
+  mail_uid_set_remove (task->uids, uid, uid);
+}
+
 static void
 ask_whole (FetchTask *task, guint32 uid)
 {
-  if (task->second)
+  if (task->kind != FETCH_PART)
     {
       fail_message (task, uid, MAIL_ERROR_PROTOCOL, "the server sends another part than asked for");
       return;
     }
-  if (task->whole == NULL)
-    task->whole = mail_uid_set_new ();
-  mail_uid_set_add (task->whole, uid, uid);
-  mail_uid_set_remove (task->uids, uid, uid);
+  put_off (task, &task->whole, uid);
 }
 
 /* --- the body at hand ------------------------------------------------------------------------- */
@@ -112,12 +129,13 @@ wants_body (ImapTask *base, const ImapBody *body)
     return FALSE;
   if (body->is_nil || origin_fits (task, body))
     return TRUE;
-  if (body->uid != 0 || mail_uid_set_count (task->uids) == 1)
+  /* Perhaps another task's part that comes early; if ours does not come, ask otherwise. */
+  if (body->uid != 0)
     {
-      /* Could be another task's part that comes early; if ours does not come, ask otherwise. */
-      mail_log_info ("%s: wrong origin in a FETCH answer", task->job->backend->config->host);
-      task->job->backend->ranges_broken |= !task->second && !body->has_origin;
-      ask_whole (task, body->uid != 0 ? body->uid : mail_uid_set_range (task->uids, 0)->first);
+      if (task->strange == NULL)
+        task->strange = mail_uid_set_new ();
+      mail_uid_set_add (task->strange, body->uid, body->uid);
+      task->unmarked |= !body->has_origin;
     }
   return FALSE;
 }
@@ -132,25 +150,20 @@ on_body_begin (const ImapBody *body, gpointer user_data)
   task->is_nil = body->is_nil;
   task->is_whole = !task->partial || (!body->has_origin && body->length > task->length);
   task->at = task->partial && body->has_origin ? task->offset : 0;
-  task->ended = task->overflow = task->streaming = FALSE;
+  task->ended = task->overflow = FALSE;
   if (task->uid != 0)
     return;
-  if (body->length > KEEP_MAX && mail_uid_set_count (task->uids) == 1)
-    /* Too much to keep, but it can only be this one; compared when the UID comes. */
-    task->streaming = TRUE;
-  else if (task->kept == NULL)
+  if (task->kept == NULL)
     task->kept = g_byte_array_new ();
-  else
-    g_byte_array_set_size (task->kept, 0);
+  g_byte_array_set_size (task->kept, 0);
 }
 
 static void
 on_body_data (const guint8 *data, gsize length, gpointer user_data)
 {
   FetchTask *task = user_data;
-  guint32 uid = task->uid;
 
-  if (uid == 0 && !task->streaming)
+  if (task->uid == 0)
     {
       if (task->kept->len + length > KEEP_MAX)
         task->overflow = TRUE;
@@ -158,9 +171,7 @@ on_body_data (const guint8 *data, gsize length, gpointer user_data)
         g_byte_array_append (task->kept, data, (guint)length);
       return;
     }
-  if (uid == 0)
-    uid = mail_uid_set_range (task->uids, 0)->first;
-  task->job->sink->data (task->job->sink, uid, task->at, data, length);
+  task->job->sink->data (task->job->sink, task->uid, task->at, data, length);
   task->at += length;
 }
 
@@ -173,6 +184,9 @@ body_finished (FetchTask *task, guint32 uid)
   else if (task->partial && !task->is_whole && task->offset > 0 && task->body_length == 0)
     /* Beyond the end: the size we were told is wrong, and only the whole shows the true one. */
     ask_whole (task, uid);
+  else if (task->body_length == 0)
+    /* No message is empty, unless its size says so too. */
+    put_off (task, &task->empty, uid);
   else
     finish_message (task, uid, task->at,
                     task->is_whole || !task->partial || task->body_length < task->length, NULL);
@@ -194,19 +208,11 @@ static void
 on_fetch_end (const ImapFetch *fetch, gpointer user_data)
 {
   FetchTask *task = user_data;
-  guint32 uid = fetch->uid, expected;
+  guint32 uid = fetch->uid;
 
   if (!task->ended)
     return; /* told with its UID in front */
   task->ended = FALSE;
-  expected = task->uids->len > 0 ? mail_uid_set_range (task->uids, 0)->first : 0;
-  if (uid == 0 && mail_uid_set_count (task->uids) == 1)
-    uid = expected;
-  if (task->streaming && uid != expected)
-    {
-      fail_message (task, expected, MAIL_ERROR_PROTOCOL, "the server sent another message");
-      return;
-    }
   if (uid == 0 || !mail_uid_set_contains (task->uids, uid))
     return;
   if (task->overflow)
@@ -214,7 +220,7 @@ on_fetch_end (const ImapFetch *fetch, gpointer user_data)
       fail_message (task, uid, MAIL_ERROR_PROTOCOL, "the server names the UID too late");
       return;
     }
-  if (!task->streaming && task->kept->len > 0)
+  if (task->kept->len > 0)
     {
       task->job->sink->data (task->job->sink, uid, task->at, task->kept->data, task->kept->len);
       task->at += task->kept->len;
@@ -239,11 +245,16 @@ build (ImapTask *base, ImapSession *session, GError **error)
   ImapCommand *command = imap_command_new ("UID FETCH ");
   const MailUidSet *uids = task->uids;
 
-  task->partial = !task->second && !job->backend->ranges_broken
+  task->partial = task->kind == FETCH_PART && !job->backend->ranges_broken
                   && (job->offset > 0 || job->length != MAIL_TO_END);
   task->offset = job->offset;
   task->length = MIN (job->length, PARTIAL_MAX);
   imap_command_set (command, (const MailUidRange *)uids->data, uids->len);
+  if (task->kind == FETCH_SIZE)
+    {
+      imap_command_text (command, " (UID RFC822.SIZE)");
+      return command;
+    }
   imap_command_text (command, " (UID BODY.PEEK[]");
   if (task->partial)
     {
@@ -274,9 +285,53 @@ task_free (FetchTask *task)
 {
   mail_uid_set_free (task->uids);
   mail_uid_set_free (task->whole);
+  mail_uid_set_free (task->strange);
+  mail_uid_set_free (task->empty);
   if (task->kept != NULL)
     g_byte_array_unref (task->kept);
   g_free (task);
+}
+
+/* The command was answered with OK: what is to be asked in another way. */
+static void
+ask_again (FetchTask *task)
+{
+  FetchJob *job = task->job;
+
+  if (task->strange != NULL)
+    {
+      g_autoptr (MailUidSet) strange = mail_uid_set_intersect (task->strange, task->uids);
+
+      if (strange->len > 0 && task->kind == FETCH_PART)
+        {
+          mail_log_info ("%s: parts of messages come with a wrong origin",
+                         job->backend->config->host);
+          job->backend->ranges_broken |= task->unmarked;
+        }
+      for (MailUidIter iter = { .set = strange };;)
+        {
+          guint32 uid = mail_uid_iter_next (&iter);
+
+          if (uid == 0)
+            break;
+          ask_whole (task, uid);
+        }
+    }
+  if (task->whole != NULL)
+    add_tasks (job, task->whole, FETCH_WHOLE, task->retried);
+  if (task->empty != NULL)
+    add_tasks (job, task->empty, FETCH_SIZE, task->retried);
+}
+
+/* The connection was lost: all that is not finished once more. */
+static void
+ask_on_another (FetchTask *task)
+{
+  if (task->whole != NULL)
+    mail_uid_set_add_set (task->uids, task->whole);
+  if (task->empty != NULL)
+    mail_uid_set_add_set (task->uids, task->empty);
+  add_tasks (task->job, task->uids, task->kind, TRUE);
 }
 
 static void
@@ -287,28 +342,37 @@ on_done (ImapTask *base, const ImapResult *result)
 
   if (g_error_matches (result->error, MAIL_ERROR, MAIL_ERROR_CONNECTION) && !task->retried
       && !imap_pool_is_closed (job->backend->pool))
-    {
-      if (task->whole != NULL)
-        mail_uid_set_add_set (task->uids, task->whole);
-      g_clear_pointer (&task->whole, mail_uid_set_free);
-      add_tasks (job, task->uids, task->second, TRUE);
-    }
-  else if (result->error != NULL)
-    {
-      if (job->error == NULL)
-        job->error = g_error_copy (result->error);
-    }
-  else if (task->whole != NULL)
-    add_tasks (job, task->whole, TRUE, task->retried);
+    ask_on_another (task);
+  else if (result->error == NULL)
+    ask_again (task);
+  else if (job->error == NULL)
+    job->error = g_error_copy (result->error);
   task_free (task);
   if (--job->n_tasks == 0)
     job_finish (job);
 }
 
+/* The size of a message whose body came empty. */
+static void
+on_size (const ImapFetch *fetch, gpointer user_data)
+{
+  FetchTask *task = user_data;
+
+  if ((fetch->fields & IMAP_FETCH_SIZE) == 0 || !mail_uid_set_contains (task->uids, fetch->uid))
+    return;
+  if (fetch->size == 0)
+    finish_message (task, fetch->uid, 0, TRUE, NULL);
+  else
+    fail_message (task, fetch->uid, MAIL_ERROR_GONE, "no longer there");
+}
+
+static const ImapResponseHandler size_handler = { .fetch_end = on_size };
+
+static const ImapTaskOps size_ops = { build, &size_handler, NULL, on_done };
 static const ImapTaskOps fetch_ops = { build, &fetch_handler, wants_body, on_done };
 
 static void
-add_tasks (FetchJob *job, const MailUidSet *uids, gboolean second, gboolean retried)
+add_tasks (FetchJob *job, const MailUidSet *uids, FetchKind kind, gboolean retried)
 {
   const MailUidRange *ranges = (const MailUidRange *)uids->data;
 
@@ -317,12 +381,12 @@ add_tasks (FetchJob *job, const MailUidSet *uids, gboolean second, gboolean retr
       guint n = imap_command_fit_ranges (ranges + i, uids->len - i, IMAP_LINE_MAX - 200);
       FetchTask *task = g_new0 (FetchTask, 1);
 
-      task->task.ops = &fetch_ops;
+      task->task.ops = kind == FETCH_SIZE ? &size_ops : &fetch_ops;
       task->task.mailbox = job->mailbox;
       task->task.uidvalidity = job->uidvalidity;
       task->task.bulk = job->priority == MAIL_PRIORITY_BULK;
       task->job = job;
-      task->second = second;
+      task->kind = kind;
       task->retried = retried;
       task->uids = mail_uid_set_new ();
       g_array_append_vals (task->uids, ranges + i, n);
@@ -349,5 +413,5 @@ imap_fetch (MailBackend *self, const MailFetchRequest *request, MailFetchSink *s
   for (guint i = 0; i < request->n_uids; i++)
     mail_uid_set_add (job->left, request->uids[i].first, request->uids[i].last);
   g_assert (job->left->len > 0);
-  add_tasks (job, job->left, FALSE, FALSE);
+  add_tasks (job, job->left, FETCH_PART, FALSE);
 }

@@ -10,6 +10,8 @@
 
 #include <string.h>
 
+#define MAX_SUBSCRIBED 10000 /* in a tree that is renamed */
+
 /* --- names ------------------------------------------------------------------------------------ */
 
 /* The delimiter below mailbox (NULL: at the root); 0 when there is none. */
@@ -128,7 +130,7 @@ on_list (const ImapList *list, gpointer user_data)
   if (task->verb == FOLDER_LSUB && list->lsub && (list->flags & IMAP_LIST_NOSELECT) == 0
       && strncmp (list->name, job->mailbox, length) == 0
       && (rest[0] == '\0' || (list->delimiter != 0 && rest[0] == list->delimiter))
-      && job->subscribed->len < 100000)
+      && job->subscribed->len < MAX_SUBSCRIBED)
     g_ptr_array_add (job->subscribed, g_strdup (list->name));
 }
 
@@ -192,7 +194,7 @@ on_done (ImapTask *base, const ImapResult *result)
 static const ImapTaskOps folder_ops = { build, &folder_handler, NULL, on_done };
 
 static void
-add_task (FolderJob *job, FolderVerb verb, const char *name, const char *other, ImapTask **chain)
+add_task (FolderJob *job, FolderVerb verb, const char *name, const char *other, ImapTask ***tail)
 {
   FolderTask *task = g_new0 (FolderTask, 1);
 
@@ -203,15 +205,14 @@ add_task (FolderJob *job, FolderVerb verb, const char *name, const char *other, 
   task->name = g_strdup (name);
   task->other = g_strdup (other);
   job->n_tasks++;
-  while (*chain != NULL)
-    chain = &(*chain)->next;
-  *chain = &task->task;
+  **tail = &task->task;
+  *tail = &task->task.next;
 }
 
 /* --- what follows what ------------------------------------------------------------------------ */
 
 static void
-move_subscriptions (FolderJob *job, ImapTask **chain)
+move_subscriptions (FolderJob *job, ImapTask ***tail)
 {
   gsize length = strlen (job->mailbox);
 
@@ -220,30 +221,30 @@ move_subscriptions (FolderJob *job, ImapTask **chain)
       const char *old = job->subscribed->pdata[i];
       g_autofree char *new = g_strconcat (job->new_name, old + length, NULL);
 
-      add_task (job, FOLDER_SUBSCRIBE, new, NULL, chain);
-      add_task (job, FOLDER_UNSUBSCRIBE, old, NULL, chain);
+      add_task (job, FOLDER_SUBSCRIBE, new, NULL, tail);
+      add_task (job, FOLDER_UNSUBSCRIBE, old, NULL, tail);
     }
 }
 
 static void
-rename_step (FolderJob *job, ImapTask **chain)
+rename_step (FolderJob *job, ImapTask ***tail)
 {
   if (job->step == 1)
     {
       g_autofree char *pattern = g_strconcat (job->mailbox, "*", NULL);
-      add_task (job, FOLDER_LSUB, pattern, NULL, chain);
+      add_task (job, FOLDER_LSUB, pattern, NULL, tail);
     }
   else if (job->step == 2)
-    add_task (job, FOLDER_RENAME, job->mailbox, job->new_name, chain);
+    add_task (job, FOLDER_RENAME, job->mailbox, job->new_name, tail);
   else if (job->step == 3)
-    move_subscriptions (job, chain);
+    move_subscriptions (job, tail);
 }
 
 /* Called at the start and whenever all tasks of a step are done. */
 static void
 folder_step (FolderJob *job)
 {
-  ImapTask *chain = NULL;
+  ImapTask *chain = NULL, **tail = &chain;
 
   if (job->error != NULL && job->verb == FOLDER_QUOTA && !job->retried
       && !imap_pool_is_closed (job->backend->pool)
@@ -261,19 +262,19 @@ folder_step (FolderJob *job)
         /* Two trips: another client's mailbox of this name is not ours to subscribe to. */
         if (job->step <= 2)
           add_task (job, job->step == 1 ? FOLDER_CREATE : FOLDER_SUBSCRIBE, job->mailbox, NULL,
-                    &chain);
+                    &tail);
         break;
       case FOLDER_DELETE:
         if (job->step <= 2)
           add_task (job, job->step == 1 ? FOLDER_DELETE : FOLDER_UNSUBSCRIBE, job->mailbox, NULL,
-                    &chain);
+                    &tail);
         break;
       case FOLDER_RENAME:
-        rename_step (job, &chain);
+        rename_step (job, &tail);
         break;
       case FOLDER_QUOTA:
         if (job->step == 1)
-          add_task (job, FOLDER_QUOTA, "INBOX", NULL, &chain);
+          add_task (job, FOLDER_QUOTA, "INBOX", NULL, &tail);
         break;
       default:
         break;

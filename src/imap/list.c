@@ -238,12 +238,14 @@ report_one (ListJob *job, const Found *found, GHashTable *paths)
   for (guint i = 0; i < parts->len; i++)
     {
       const MailPathPart *part = &g_array_index (parts, MailPathPart, i);
-      g_string_append_printf (path, "%c%s\n", part->raw ? 'r' : 'd', part->text);
+      g_string_append_printf (path, "%c%zu:%s", part->raw ? 'r' : 'd', strlen (part->text),
+                              part->text);
     }
   if (!g_hash_table_add (paths, g_string_free (path, FALSE)))
     return; /* another spelling of a mailbox already reported */
   note = imap_backend_note (job->backend, found->name);
   note->has_delimiter = TRUE;
+  note->listed = job;
   note->delimiter = found->delimiter;
   if (job->backend->delimiter == 0)
     job->backend->delimiter = found->delimiter;
@@ -254,6 +256,12 @@ report_one (ListJob *job, const Found *found, GHashTable *paths)
   info.has_status = found->has_status && (info.flags & MAIL_MAILBOX_NO_SELECT) == 0;
   info.status = found->status;
   job->sink->mailbox (job->sink, &info);
+}
+
+static gboolean
+is_unlisted (gpointer key, gpointer value, gpointer user_data)
+{
+  return ((ImapMailboxNote *)value)->listed != user_data;
 }
 
 static void
@@ -272,6 +280,8 @@ report (ListJob *job)
         continue;
       report_one (job, found, paths);
     }
+  if (!job->subscribed_only)
+    g_hash_table_foreach_remove (job->backend->notes, is_unlisted, job);
 }
 
 /* --- the job ---------------------------------------------------------------------------------- */
@@ -329,6 +339,7 @@ list_start (ListJob *job)
   list->task.weight = 2;
   list->task.next = &lsub->task;
   list->job = job;
+  list->task.owner = lsub->task.owner = job;
   lsub->task.ops = &lsub_ops;
   lsub->job = job;
   lsub->lsub = TRUE;

@@ -13,9 +13,11 @@ typedef struct
   ImapPool *pool;
   ImapConnection *connection;
   gboolean was_ready, leaving; /* LOGOUT was our wish */
-  gint64 used_at;              /* last given a task, or became ready */
-  gint64 kept_at;              /* last NOOP */
-  gint64 idle_since;           /* IDLE was begun */
+  gboolean settled;            /* it did something useful, or lived for a while */
+  gint64 ready_at;
+  gint64 used_at;    /* last given a task, or became ready */
+  gint64 kept_at;    /* last NOOP */
+  gint64 idle_since; /* IDLE was begun */
 } ImapSlot;
 
 typedef struct
@@ -42,6 +44,8 @@ struct ImapPool
   GError *down; /* known to be down; what requests are told */
   gint64 next_try, last_try;
   guint n_failures, n_refusals;
+  gint64 pause_until; /* the server asked for it: nothing is placed */
+  guint n_pauses;
   gboolean lost; /* a connection that had been ready was lost */
   gboolean more; /* dispatch would like another connection */
 

@@ -16,6 +16,8 @@
 #define KICK_MS 1000        /* a request tries again early, but not more often than this */
 #define AUTH_RETRY_MS 30000 /* with passcmd: tokens expire */
 #define AUTH_RETRIES 3
+#define SETTLED_MS 10000 /* a connection that lived as long was no failure */
+#define PAUSE_MAX_MS 10000
 #define LIMIT_MS (5 * 60 * 1000) /* how long a server's limit on connections is believed */
 #define CLOSE_IDLE_MS (3 * 60 * 1000)
 #define KEEP_ALIVE_MS (4 * 60 * 1000)
@@ -122,7 +124,7 @@ back_off (guint n_failures, guint max)
 }
 
 static void
-set_down (ImapPool *pool, const GError *error)
+set_down (ImapPool *pool, const GError *error, gboolean throttled)
 {
   gint64 now = imap_now ();
 
@@ -143,16 +145,16 @@ set_down (ImapPool *pool, const GError *error)
     }
   else
     pool->next_try = now
-                     + back_off (pool->n_failures, pool->down->code == MAIL_ERROR_BUSY
+                     + back_off (pool->n_failures, throttled || pool->down->code == MAIL_ERROR_BUSY
                                                        ? THROTTLED_MAX_MS
                                                        : BACKOFF_MAX_MS);
   if (pool->n_failures++ == 0)
     mail_log_warning ("%s: %s", pool->config->host, error->message);
 }
 
-/* A connection could not be made. */
+/* A connection could not be made, or did not live long enough to be of use. */
 static void
-connect_failed (ImapPool *pool, const GError *error)
+connect_failed (ImapPool *pool, const GError *error, gboolean throttled)
 {
   guint n_ready = count_ready (pool);
 
@@ -165,13 +167,20 @@ connect_failed (ImapPool *pool, const GError *error)
                      error->message);
       return;
     }
-  set_down (pool, error);
+  set_down (pool, error, throttled);
   tell_starting (pool, error);
   /* Who waited for this very attempt learns what happened, later ones that it is down. */
   fail_queue (&pool->interactive, error->domain == MAIL_ERROR && error->code == MAIL_ERROR_TIMED_OUT
                                       ? error
                                       : pool->down);
   fail_queue (&pool->bulk, pool->down);
+}
+
+static gboolean
+is_throttled (ImapCode code)
+{
+  return code == IMAP_CODE_INUSE || code == IMAP_CODE_LIMIT || code == IMAP_CODE_THROTTLED
+         || code == IMAP_CODE_UNAVAILABLE;
 }
 
 /* The connection is dead: what had not been sent goes back to the queue, the rest is told. */
@@ -182,6 +191,8 @@ reap (ImapPool *pool, ImapSlot *slot)
   ImapSession *session = imap_connection_session (slot->connection);
   GQueue back = G_QUEUE_INIT;
   gboolean was_ready = slot->was_ready, leaving = slot->leaving;
+  gboolean throttled = session != NULL && is_throttled (imap_session_refusal_code (session));
+  gboolean young = was_ready && !slot->settled;
   ImapTask *task;
 
   if (session != NULL && !pool->closed)
@@ -193,9 +204,9 @@ reap (ImapPool *pool, ImapSlot *slot)
   g_free (slot);
   if (pool->closed || leaving)
     return;
-  if (!was_ready)
+  if (!was_ready || young)
     {
-      connect_failed (pool, error);
+      connect_failed (pool, error, throttled);
       return;
     }
   pool->lost = TRUE;
@@ -209,19 +220,44 @@ became_ready (ImapPool *pool, ImapSlot *slot)
   gboolean was_down = pool->down != NULL;
 
   slot->was_ready = TRUE;
-  slot->used_at = slot->kept_at = imap_now ();
+  slot->ready_at = slot->used_at = slot->kept_at = imap_now ();
   pool->caps = imap_session_caps (session);
   if (was_down)
     mail_log_info ("%s: connected again", pool->config->host);
   if (pool->lost || was_down)
     mail_counter_add (MAIL_COUNTER_RECONNECTS, 1);
   g_clear_error (&pool->down);
-  pool->n_failures = pool->n_refusals = 0;
+  pool->n_refusals = 0;
   tell_starting (pool, NULL);
   /* What happened meanwhile was missed. */
   if ((pool->lost || was_down) && pool->watch_changed != NULL)
     pool->watch_changed (NULL, pool->watch_data);
   pool->lost = FALSE;
+}
+
+/* What a living session did since the last look. */
+static void
+look_at_session (ImapPool *pool, ImapSlot *slot, ImapSession *session)
+{
+  gint64 now = imap_now ();
+
+  if (imap_session_delimiter (session) != 0)
+    pool->delimiter = imap_session_delimiter (session);
+  if (slot->was_ready && !slot->settled
+      && (imap_session_n_done (session) > 0 || now - slot->ready_at > SETTLED_MS))
+    {
+      slot->settled = TRUE;
+      pool->n_failures = 0;
+    }
+  if (imap_session_take_busy (session))
+    {
+      if (now - pool->pause_until > 6 * PAUSE_MAX_MS)
+        pool->n_pauses = 0;
+      pool->pause_until = now + back_off (pool->n_pauses++, PAUSE_MAX_MS);
+      pool->limit = MAX (pool->limit / 2, 1);
+      pool->limit_until = now + LIMIT_MS;
+      mail_log_info ("%s: the server is busy; waiting", pool->config->host);
+    }
 }
 
 /* Looks at every connection after something happened. */
@@ -236,8 +272,8 @@ look_at_connections (ImapPool *pool)
 
       if (session != NULL && slot->was_ready)
         changed = imap_session_take_changed (session);
-      if (session != NULL && imap_session_delimiter (session) != 0)
-        pool->delimiter = imap_session_delimiter (session);
+      if (session != NULL)
+        look_at_session (pool, slot, session);
       if (imap_connection_is_dead (slot->connection))
         {
           g_ptr_array_steal_index (pool->slots, i);
@@ -461,7 +497,7 @@ process (ImapPool *pool)
       fail_queue (&pool->interactive, pool->down);
       fail_queue (&pool->bulk, pool->down);
     }
-  else
+  else if (now >= pool->pause_until)
     imap_pool_place (pool);
   open_what_is_needed (pool, now);
   look_at_connections (pool);

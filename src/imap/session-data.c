@@ -11,6 +11,8 @@
 
 #include <string.h>
 
+#define ALERT_EVERY_MS 60000
+
 static ImapEntry *
 head_entry (const ImapSession *session)
 {
@@ -35,7 +37,7 @@ may_take (const ImapEntry *entry)
  * data of the next commands is out already, so that data is offered to all that are under way; but
  * what stands behind a SELECT cannot have been answered yet. */
 static ImapTask *
-next_taker (const ImapSession *session, GList **link)
+next_taker (const ImapSession *session, GList **link, gconstpointer *owner)
 {
   while (session->state != IMAP_SESSION_DEAD && *link != NULL)
     {
@@ -44,8 +46,10 @@ next_taker (const ImapSession *session, GList **link)
       if (entry->selects && *link != session->sent.head)
         break;
       *link = entry->selects ? NULL : (*link)->next;
-      if (may_take (entry))
-        return entry->task;
+      if (!may_take (entry) || (*owner != NULL && entry->task->owner == *owner))
+        continue;
+      *owner = entry->task->owner;
+      return entry->task;
     }
   *link = NULL;
   return NULL;
@@ -55,8 +59,9 @@ next_taker (const ImapSession *session, GList **link)
   G_STMT_START                                                                                     \
   {                                                                                                \
     GList *forward_link = (session)->sent.head;                                                    \
+    gconstpointer forward_owner = NULL;                                                            \
     ImapTask *forward_task;                                                                        \
-    while ((forward_task = next_taker ((session), &forward_link)) != NULL)                         \
+    while ((forward_task = next_taker ((session), &forward_link, &forward_owner)) != NULL)         \
       if (forward_task->ops->handler->member != NULL)                                              \
         forward_task->ops->handler->member (__VA_ARGS__, forward_task);                            \
   }                                                                                                \
@@ -139,6 +144,7 @@ on_bye (ImapSession *session, const ImapStatus *status)
 {
   g_autofree char *text = mail_log_escape (status->text, -1, 300);
 
+  session->refusal_code = status->code;
   if (session->state == IMAP_SESSION_LOGOUT)
     imap_session_die (session, MAIL_ERROR_CONNECTION, "logged out");
   else
@@ -157,9 +163,10 @@ on_status (const ImapStatus *status, gpointer user_data)
       imap_session_greeting (session, status);
       return;
     }
-  if (status->code == IMAP_CODE_ALERT)
+  if (status->code == IMAP_CODE_ALERT && session->now - session->alerted_at >= ALERT_EVERY_MS)
     {
       g_autofree char *text = mail_log_escape (status->text, -1, 300);
+      session->alerted_at = session->now;
       mail_log_warning ("%s: the server alerts: %s", session->options.host, text);
     }
   if (status->tag != NULL)
@@ -217,7 +224,7 @@ on_enabled (const char *const *words, gpointer user_data)
   ImapSession *session = user_data;
 
   for (; *words != NULL; words++)
-    if (strcmp (*words, "QRESYNC") == 0)
+    if (strcmp (*words, "QRESYNC") == 0 && session->state == IMAP_SESSION_READY)
       session->qresync_enabled = TRUE;
 }
 
@@ -226,7 +233,7 @@ on_namespace (const ImapNamespace *ns, gpointer user_data)
 {
   ImapSession *session = user_data;
 
-  if (ns->n_personal > 0)
+  if (ns->n_personal > 0 && session->state == IMAP_SESSION_READY)
     session->delimiter = ns->personal[0].delimiter;
   FORWARD (session, namespace, ns);
 }
@@ -403,6 +410,7 @@ on_fetch_end (const ImapFetch *fetch, gpointer user_data)
 {
   ImapSession *session = user_data;
   ImapEntry *entry = session->body_entry;
+  gconstpointer owner = NULL;
   gboolean taken = FALSE;
   ImapTask *task;
 
@@ -416,7 +424,7 @@ on_fetch_end (const ImapFetch *fetch, gpointer user_data)
     }
   if (session->body_seen)
     return; /* nobody asked for it */
-  for (GList *link = session->sent.head; (task = next_taker (session, &link)) != NULL;)
+  for (GList *link = session->sent.head; (task = next_taker (session, &link, &owner)) != NULL;)
     if (task->ops->handler->fetch_end != NULL && task->ops->wants_body == NULL)
       {
         task->ops->handler->fetch_end (fetch, task);

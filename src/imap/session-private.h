@@ -6,6 +6,7 @@
 #pragma once
 
 #include "imap/session.h"
+#include "imap/trace.h"
 #include "mailfs/sasl.h"
 
 typedef void (*ImapInternalDone) (ImapSession *session, const ImapStatus *status);
@@ -19,9 +20,9 @@ typedef struct
   ImapSelect *select; /* the mailbox it runs in, or NULL */
   gboolean selects;   /* the command is the SELECT or EXAMINE of select */
   gboolean idle;
-  gboolean announces;      /* a SELECT for IDLE: what happened before it was missed */
-  gboolean answered; /* NO came while its literal was still being sent */
-  GError *error;     /* what done will say, with answered */
+  gboolean announces; /* a SELECT for IDLE: what happened before it was missed */
+  gboolean answered;  /* NO came while its literal was still being sent */
+  GError *error;      /* what done will say, with answered */
   char tag[12];
 } ImapEntry;
 
@@ -55,10 +56,11 @@ struct ImapSession
   char delimiter;
 
   /* login */
-  gboolean got_greeting, preauth, under_tls, refused;
+  gboolean got_greeting, preauth, under_tls;
   ImapCode refusal_code;
   const char *mechanism; /* chosen; NULL: the LOGIN command */
   NetSasl *sasl;
+  char *secret; /* until the login is answered, so that its echo can be masked */
   gboolean sasl_initial_sent, sasl_cancelled;
   guint n_sasl_steps;
   gint64 login_deadline;
@@ -74,8 +76,11 @@ struct ImapSession
 
   gint64 last_input, progress_at;
   gsize progress_bytes;
-  GString *trace; /* the server's line so far, or NULL without -v */
-  guint64 trace_skip;
+  ImapTrace *trace;              /* or NULL */
+  guint n_tasks, n_bulk, weight; /* in the queues */
+  guint n_done;
+  gboolean busy;
+  gint64 alerted_at;
 };
 
 extern const ImapResponseHandler imap_session_handler;

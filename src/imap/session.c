@@ -13,7 +13,6 @@
 
 #define OUT_HIGH (64 * 1024) /* as much is kept ready to be written */
 #define PROGRESS_BYTES 4096  /* fewer are no progress */
-#define TRACE_LINE 400
 
 static void entry_finish (ImapSession *session, ImapEntry *entry, const ImapStatus *status,
                           const GError *error);
@@ -40,15 +39,16 @@ imap_session_new (const ImapSessionOptions *options, gint64 now)
   ImapSession *session = g_new0 (ImapSession, 1);
 
   session->options = *options;
-  session->out = g_byte_array_new ();
+  /* Large enough not to be moved while there are secrets in it. */
+  session->out = g_byte_array_sized_new (OUT_HIGH);
   session->mechanisms = g_ptr_array_new_with_free_func (g_free);
   session->now = session->last_input = session->progress_at = now;
   session->login_deadline = now + options->timeout_ms;
+  session->alerted_at = G_MININT64 / 2;
   session->under_tls = options->tls == IMAP_TLS_IMPLICIT;
   g_queue_init (&session->waiting);
   g_queue_init (&session->sent);
-  if (mail_log_enabled (MAIL_LOG_TRACE))
-    session->trace = g_string_new (NULL);
+  session->trace = imap_trace_new (options->peer);
   imap_session_new_parser (session);
   return session;
 }
@@ -86,8 +86,8 @@ imap_session_free (ImapSession *session)
   imap_select_unref (session->current);
   g_clear_error (&session->error);
   g_free (session->changed);
-  if (session->trace != NULL)
-    g_string_free (session->trace, TRUE);
+  imap_trace_free (session->trace);
+  net_sasl_wipe (session->secret);
   g_free (session);
 }
 
@@ -101,6 +101,7 @@ imap_session_die_error (ImapSession *session, GError *error)
     }
   session->state = IMAP_SESSION_DEAD;
   session->error = error;
+  imap_parser_pause (session->parser);
 }
 
 void
@@ -114,75 +115,6 @@ imap_session_die (ImapSession *session, int code, const char *format, ...)
   va_end (args);
   imap_session_die_error (session,
                           g_error_new (MAIL_ERROR, code, "%s: %s", session->options.host, text));
-}
-
-/* --- the trace -------------------------------------------------------------------------------- */
-
-static void
-trace_flush (ImapSession *session)
-{
-  /* What a server says during the login is part of the exchange of secrets. */
-  if (session->sasl != NULL && session->trace->str[0] == '+')
-    g_string_assign (session->trace, "+ ***");
-  mail_log_trace (session->options.peer, 'S', session->trace->str, (gssize)session->trace->len);
-  g_string_truncate (session->trace, 0);
-}
-
-/* A line that ends in {n} is followed by n bytes that are not shown. */
-static void
-trace_line_end (ImapSession *session)
-{
-  const char *line = session->trace->str;
-  const char *brace = strrchr (line, '{');
-  char *end;
-
-  if (session->trace->len > 0 && line[session->trace->len - 1] == '}' && brace != NULL)
-    {
-      session->trace_skip = g_ascii_strtoull (brace + 1, &end, 10);
-      if (*end != '}' && *end != '+')
-        session->trace_skip = 0;
-    }
-  trace_flush (session);
-}
-
-static void
-trace_input (ImapSession *session, const char *data, gsize length)
-{
-  while (length > 0)
-    {
-      gsize n;
-
-      if (session->trace_skip > 0)
-        {
-          n = MIN (session->trace_skip, length);
-          session->trace_skip -= n;
-          data += n;
-          length -= n;
-          continue;
-        }
-      const char *newline = memchr (data, '\n', length);
-      n = newline != NULL ? (gsize)(newline - data) + 1 : length;
-      /* Of an endless line the beginning and the last bytes are kept. */
-      if (session->trace->len + n > TRACE_LINE)
-        {
-          gsize tail = MIN (n, 40);
-          gsize head = MIN (n - tail, TRACE_LINE - MIN (session->trace->len, TRACE_LINE));
-
-          g_string_append_len (session->trace, data, (gssize)head);
-          g_string_truncate (session->trace, MIN (session->trace->len, TRACE_LINE));
-          g_string_append_len (session->trace, data + n - tail, (gssize)tail);
-        }
-      else
-        g_string_append_len (session->trace, data, (gssize)n);
-      data += n;
-      length -= n;
-      if (newline == NULL)
-        continue;
-      while (session->trace->len > 0
-             && strchr ("\r\n", session->trace->str[session->trace->len - 1]) != NULL)
-        g_string_truncate (session->trace, session->trace->len - 1);
-      trace_line_end (session);
-    }
 }
 
 /* --- input ------------------------------------------------------------------------------------ */
@@ -202,8 +134,7 @@ imap_session_feed (ImapSession *session, const void *data, gsize length, gint64 
       session->progress_bytes = 0;
       session->progress_at = now;
     }
-  if (session->trace != NULL)
-    trace_input (session, data, length);
+  imap_trace_input (session->trace, data, length);
   if (!imap_parser_feed (session->parser, data, length, &consumed, &error))
     imap_session_die (session, MAIL_ERROR_PROTOCOL, "%s", error->message);
   else if (session->state == IMAP_SESSION_WANTS_TLS
@@ -312,7 +243,7 @@ entry_begin (ImapSession *session)
   if (session->trace != NULL)
     {
       line = imap_command_describe (entry->command);
-      mail_log_trace (session->options.peer, 'C', line, -1);
+      imap_trace_output (session->trace, line);
     }
   return TRUE;
 }
@@ -432,6 +363,15 @@ select_finish (ImapSession *session, ImapSelect *select, const ImapStatus *statu
     g_clear_pointer (&session->planned, imap_select_unref);
 }
 
+/* sign: 1 comes, -1 goes. */
+static void
+count_task (ImapSession *session, const ImapTask *task, int sign)
+{
+  session->n_tasks += (guint)sign;
+  session->n_bulk += task->bulk ? (guint)sign : 0;
+  session->weight += (guint)sign * MAX (task->weight, 1);
+}
+
 /* Tells whoever waits for entry, and frees it. It is in no queue any more. status NULL with error
  * NULL: it was not needed. */
 static void
@@ -457,6 +397,8 @@ entry_finish (ImapSession *session, ImapEntry *entry, const ImapStatus *status, 
         .session = session->state != IMAP_SESSION_DEAD ? session : NULL,
         .error = error,
       };
+      count_task (session, task, -1);
+      session->n_done += status != NULL && error == NULL;
       task->ops->done (task, &result);
     }
   else if (entry->done != NULL && status != NULL && session->state != IMAP_SESSION_DEAD)
@@ -474,6 +416,15 @@ find_by_tag (ImapSession *session, const char *tag)
         return link;
     }
   return NULL;
+}
+
+/* The server wants to be left alone for a while (Gmail, Exchange). */
+static gboolean
+is_busy_code (const ImapStatus *status)
+{
+  return status->condition != IMAP_OK
+         && (status->code == IMAP_CODE_THROTTLED || status->code == IMAP_CODE_UNAVAILABLE
+             || strstr (status->text, "authenticated but not connected") != NULL);
 }
 
 void
@@ -496,15 +447,20 @@ imap_session_answer (ImapSession *session, const ImapStatus *status)
     error = entry_obstacle (entry);
   session->progress_at = session->now;
   session->progress_bytes = 0;
+  if (is_busy_code (status))
+    session->busy = TRUE;
   if (entry->idle && status->condition != IMAP_OK)
     session->caps &= ~(guint)IMAP_CAP_IDLE;
+  if (status->condition == IMAP_OK
+      && (entry == session->emitting
+          || (entry->select != NULL && !entry->selects
+              && entry->select->state == IMAP_SELECT_PENDING)))
+    {
+      imap_session_die (session, MAIL_ERROR_PROTOCOL, "OK to a command it cannot have seen");
+      return;
+    }
   if (entry == session->emitting && !imap_command_is_waiting (entry->command))
     {
-      if (status->condition == IMAP_OK)
-        {
-          imap_session_die (session, MAIL_ERROR_PROTOCOL, "OK to a command not yet sent");
-          return;
-        }
       /* The literal was promised and must follow all the same. */
       entry->answered = TRUE;
       entry->error = g_steal_pointer (&error);
@@ -571,6 +527,7 @@ submit_one (ImapSession *session, ImapTask *task)
           plan (session, select);
         }
       entry = imap_session_push (session, g_steal_pointer (&command), NULL);
+      count_task (session, task, 1);
       entry->task = task;
       entry->select = select;
       entry->selects = task->selects;
@@ -585,11 +542,12 @@ void
 imap_session_submit (ImapSession *session, ImapTask *chain, gint64 now)
 {
   session->now = now;
-  while (chain != NULL)
+  for (gboolean follows = FALSE; chain != NULL; follows = TRUE)
     {
       ImapTask *next = chain->next;
 
       chain->next = NULL;
+      chain->follows = follows;
       submit_one (session, chain);
       chain = next;
     }
@@ -598,19 +556,26 @@ imap_session_submit (ImapSession *session, ImapTask *chain, gint64 now)
 ImapTask *
 imap_session_take_unsent (ImapSession *session)
 {
-  for (GList *link = session->waiting.head; link != NULL; link = link->next)
+  ImapTask *chain = NULL, **tail = &chain;
+
+  for (GList *link = session->waiting.head, *next; link != NULL; link = next)
     {
       ImapEntry *entry = link->data;
       ImapTask *task = entry->task;
 
-      if (task == NULL || !task->changes)
-        continue;
+      next = link->next;
+      if (task == NULL || (chain == NULL && (!task->changes || task->follows)))
+        continue; /* what follows a task that was sent is lost with it */
+      if (chain != NULL && !task->follows)
+        break;
       g_queue_delete_link (&session->waiting, link);
+      count_task (session, task, -1);
       task->select = NULL;
       entry_free (entry);
-      return task;
+      *tail = task;
+      tail = &task->next;
     }
-  return NULL;
+  return chain;
 }
 
 /* --- idling, small commands --------------------------------------------------------------------
@@ -751,22 +716,24 @@ imap_session_delimiter (const ImapSession *session)
 guint
 imap_session_n_tasks (const ImapSession *session, guint *n_bulk, guint *weight)
 {
-  const GQueue *queues[] = { &session->sent, &session->waiting };
-  guint n = 0;
+  *n_bulk = session->n_bulk;
+  *weight = session->weight;
+  return session->n_tasks;
+}
 
-  *n_bulk = *weight = 0;
-  for (guint i = 0; i < G_N_ELEMENTS (queues); i++)
-    for (GList *link = queues[i]->head; link != NULL; link = link->next)
-      {
-        const ImapTask *task = ((ImapEntry *)link->data)->task;
+guint
+imap_session_n_done (const ImapSession *session)
+{
+  return session->n_done;
+}
 
-        if (task == NULL)
-          continue;
-        n++;
-        *n_bulk += task->bulk;
-        *weight += MAX (task->weight, 1);
-      }
-  return n;
+gboolean
+imap_session_take_busy (ImapSession *session)
+{
+  gboolean busy = session->busy;
+
+  session->busy = FALSE;
+  return busy;
 }
 
 const ImapSelect *
@@ -779,12 +746,6 @@ gint64
 imap_session_last_input (const ImapSession *session)
 {
   return session->last_input;
-}
-
-gboolean
-imap_session_was_refused (const ImapSession *session)
-{
-  return session->refused;
 }
 
 ImapCode

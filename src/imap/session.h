@@ -90,8 +90,8 @@ void imap_session_set_secret (ImapSession *session, const char *secret, gint64 n
 
 /* Takes the chain; READY only. Tasks may be done (failed) before this returns. */
 void imap_session_submit (ImapSession *session, ImapTask *chain, gint64 now);
-/* Changing tasks of which not a byte was sent, in order, to be queued elsewhere after the
- * connection was lost: nothing has happened to them. NULL when there are no more. */
+/* A chain of changing tasks of which not a byte was sent, to be queued elsewhere after the
+ * connection was lost: nothing has happened to them. In order; NULL when there are no more. */
 ImapTask *imap_session_take_unsent (ImapSession *session);
 
 /* Waits for changes in mailbox (EXAMINE and IDLE) while there is nothing else to do; the next
@@ -119,8 +119,12 @@ void imap_session_forget_qresync (ImapSession *session);        /* it did not do
 char imap_session_delimiter (const ImapSession *session);
 /* Tasks (not the session's own commands) it holds; of these bulk ones; sum of their weights. */
 guint imap_session_n_tasks (const ImapSession *session, guint *n_bulk, guint *weight);
+/* How many tasks were answered with OK. */
+guint imap_session_n_done (const ImapSession *session);
+/* Whether since the last call the server said that it wants to be left alone. */
+gboolean imap_session_take_busy (ImapSession *session);
 /* The mailbox that is selected once everything queued is done, or NULL. */
 const ImapSelect *imap_session_planned (const ImapSession *session);
 gint64 imap_session_last_input (const ImapSession *session);
-gboolean imap_session_was_refused (const ImapSession *session); /* the login, by the server */
+/* The code of the refused login, or of the BYE. */
 ImapCode imap_session_refusal_code (const ImapSession *session);

@@ -51,6 +51,7 @@ struct SyncJob
   gboolean early;           /* it told before it named the UIDVALIDITY: not used */
   guint64 n_vanished;
   MailUidSet *old, *new; /* UIDs reported, below and from the known UIDNEXT on */
+  guint n_old, n_new;    /* of gather */
   MailUidSet *existing;  /* SEARCH */
   gboolean asked_flags, asked_all, asked_search, got_search;
   guint32 search_exists;
@@ -145,17 +146,17 @@ on_fetch_end (const ImapFetch *fetch, gpointer user_data)
     {
       MailUidSet *seen = is_new || job->complete ? job->new : job->old;
 
-      if ((!is_new && !job->complete && !job->asked_all)
-          || mail_uid_set_contains (seen, fetch->uid))
+      if (!is_new && !job->complete && !job->asked_all)
         return;
-      mail_uid_set_add (seen, fetch->uid, fetch->uid);
+      mail_uid_set_gather (seen, fetch->uid, fetch->uid,
+                           seen == job->new ? &job->n_new : &job->n_old);
       job->max_uid = MAX (job->max_uid, fetch->uid);
       report_fetch (job, fetch, TRUE);
     }
   else if ((fetch->fields & IMAP_FETCH_FLAGS) != 0 && (!is_new || job->complete))
     {
       if (job->asked_flags)
-        mail_uid_set_add (job->old, fetch->uid, fetch->uid);
+        mail_uid_set_gather (job->old, fetch->uid, fetch->uid, &job->n_old);
       report_fetch (job, fetch, FALSE);
     }
 }
@@ -192,7 +193,7 @@ on_search (const ImapSearch *search, gpointer user_data)
   SyncTask *task = user_data;
   SyncJob *job = task->job;
 
-  if (task->kind != SYNC_SEARCH || !is_valid (task) || (search->extended && !search->uid))
+  if (!job->asked_search || !is_valid (task) || (search->extended && !search->uid))
     return;
   job->got_search = TRUE;
   mail_uid_set_add_set (job->existing, search->set);
@@ -203,8 +204,6 @@ on_my_rights (const char *mailbox, const char *rights, gpointer user_data)
 {
   SyncTask *task = user_data;
 
-  if (task->kind != SYNC_RIGHTS)
-    return;
   g_free (task->job->rights);
   task->job->rights = g_strdup (rights);
 }
@@ -288,12 +287,12 @@ build (ImapTask *base, ImapSession *session, GError **error)
 /* --- deciding --------------------------------------------------------------------------------- */
 
 static void
-decide_differences (SyncJob *job, SyncTask *examine, ImapTask **chain)
+decide_differences (SyncJob *job, gboolean qresync, ImapTask **chain)
 {
   const MailMailboxStatus *known = &job->known, *now = &job->status;
   gboolean has_modseq = known->highestmodseq != 0 && now->highestmodseq != 0;
 
-  job->incremental = examine->qresync && has_modseq && !job->early;
+  job->incremental = qresync && has_modseq && !job->early;
   if (known->uidnext > 1 && known->n_messages > 0 && now->n_messages > 0 && !job->incremental)
     {
       if (!has_modseq)
@@ -316,7 +315,7 @@ decide_differences (SyncJob *job, SyncTask *examine, ImapTask **chain)
 
 /* EXAMINE said OK. */
 static void
-on_examined (SyncJob *job, SyncTask *task)
+on_examined (SyncJob *job, SyncTask *task, ImapSession *session)
 {
   const ImapSelect *select = task->task.select;
   gboolean known = job->known.uidvalidity != 0 && job->known.uidvalidity == select->uidvalidity;
@@ -335,7 +334,9 @@ on_examined (SyncJob *job, SyncTask *task)
   if (!ensure_begun (job, select->uidvalidity, !known))
     return;
   if (known)
-    decide_differences (job, task, &chain);
+    /* ENABLE may have been refused meanwhile. */
+    decide_differences (job, task->qresync && session != NULL && imap_session_has_qresync (session),
+                        &chain);
   else if (job->known.uidvalidity != 0 && select->exists > 0)
     add_task (job, SYNC_ALL, &chain);
   if (chain != NULL)
@@ -485,6 +486,7 @@ job_reset (SyncJob *job)
   job->incremental = job->early = job->asked_flags = job->asked_all = job->asked_search = FALSE;
   job->got_search = FALSE;
   job->n_vanished = 0;
+  job->n_old = job->n_new = 0;
   job->max_uid = 0;
 }
 
@@ -543,12 +545,14 @@ on_done (ImapTask *base, const ImapResult *result)
   if (result->error != NULL)
     task_failed (job, task, result);
   else if (task->kind == SYNC_EXAMINE && job->error == NULL)
-    on_examined (job, task);
+    on_examined (job, task, result->session);
   else if (task->kind == SYNC_SEARCH && task->task.select != NULL)
     job->search_exists = task->task.select->exists;
   g_free (task);
   if (--job->n_tasks > 0)
     return;
+  mail_uid_set_normalize (job->old);
+  mail_uid_set_normalize (job->new);
   if (job->error != NULL && may_retry (job))
     {
       job->retried = TRUE;
@@ -569,11 +573,11 @@ add_task (SyncJob *job, SyncKind kind, ImapTask **chain)
   task->task.weight = kind == SYNC_ALL ? 6 : 1;
   task->job = job;
   task->kind = kind;
-  if (kind != SYNC_RIGHTS)
-    task->task.mailbox = job->mailbox;
+  task->task.owner = job;
+  task->task.mailbox = job->mailbox;
   if (kind == SYNC_EXAMINE)
     task->task.selects = TRUE;
-  else if (kind != SYNC_RIGHTS && job->begun)
+  else if (job->begun)
     task->task.uidvalidity = job->uidvalidity;
   job->n_tasks++;
   while (*chain != NULL)

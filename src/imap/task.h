@@ -71,6 +71,7 @@ typedef struct
 struct ImapTask
 {
   const ImapTaskOps *ops;
+  gconstpointer owner; /* of neighbours with the same owner only the first is told untagged data */
   ImapTask *next;      /* goes to the same session right behind this one */
   const char *mailbox; /* borrowed from the owner; NULL: none needed */
   guint32 uidvalidity; /* expected; 0: any */
@@ -81,6 +82,7 @@ struct ImapTask
   gboolean changes;
   gboolean selects; /* the command is itself the EXAMINE of mailbox */
   gboolean bulk;
+  gboolean follows;   /* set by the session: not the first of its chain */
   guint weight;       /* how much it keeps a connection busy; 0 counts as 1 */
   ImapSelect *select; /* set by the session while the task is with it */
   gint64 queued_at;   /* the pool's, monotonic milliseconds */

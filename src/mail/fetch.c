@@ -14,7 +14,8 @@
 
 #define N_WALKS 16u
 #define WINDOW_MIN (2 * (guint64)MAIL_BLOCK_SIZE)
-#define WINDOW_MAX (256 * (guint64)MAIL_BLOCK_SIZE) /* 16 MiB */
+#define WINDOW_MAX (1024 * (guint64)MAIL_BLOCK_SIZE) /* 64 MiB */
+#define NEAR (16 * (guint64)MAIL_BLOCK_SIZE) /* the kernel reads ahead, and not always in order */
 
 typedef struct
 {
@@ -630,30 +631,38 @@ find_walk (MailFetches *fetches, guint64 key)
   return oldest;
 }
 
+static guint64
+window_max (const MailStore *store)
+{
+  return CLAMP (store->options.cache_size / 4, WINDOW_MIN, WINDOW_MAX);
+}
+
 /* Reading on from front to back: keeps a window, doubling, asked for ahead of the reader. Lock held. */
 static void
 walk_on (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, Pending *pending,
          guint64 size, guint64 offset, guint64 end, GPtrArray *requests)
 {
   Walk *walk = find_walk (fetches, pending->key);
-  gboolean onward = walk->used != 0 && offset + WINDOW_MIN >= walk->next
-                    && offset <= walk->next + WINDOW_MIN;
+  gboolean near = walk->used != 0 && offset + NEAR >= walk->next && offset <= walk->next + NEAR;
 
   walk->used = g_get_monotonic_time ();
-  if (!onward)
+  /* A second look at the same place, or a read that was overtaken by the next one. */
+  if (near && end <= walk->next)
+    return;
+  if (!near)
     {
       walk->window = 0;
       walk->fetched = walk->next = end;
       return;
     }
-  walk->next = MAX (walk->next, end);
+  walk->next = end;
   walk->fetched = MAX (walk->fetched, end);
   if (walk->window == 0)
     walk->window = WINDOW_MIN;
   else if (walk->fetched - walk->next > walk->window / 2)
     return;
   else
-    walk->window = MIN (walk->window * 2, WINDOW_MAX);
+    walk->window = MIN (walk->window * 2, window_max (fetches->store));
   if (walk->fetched >= size)
     return;
   guint64 to = walk->fetched + walk->window >= size ? size + 1 : walk->fetched + walk->window;

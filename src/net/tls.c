@@ -34,6 +34,7 @@ typedef struct
   SSL *ssl;
   char *host;
   X509 *refused;       /* what did not verify: OpenSSL keeps no certificate it refused */
+  int refused_depth;   /* 0: that very certificate; else one above it */
   GError *inner_error; /* what the layer below said in the BIO callbacks */
   gboolean dead;       /* no more SSL calls: not even a close_notify */
 } TlsStream;
@@ -175,7 +176,10 @@ verify (int ok, X509_STORE_CTX *store)
       return 1;
     }
   if (self->refused == NULL && leaf != NULL && X509_up_ref (leaf) == 1)
-    self->refused = leaf;
+    {
+      self->refused = leaf;
+      self->refused_depth = X509_STORE_CTX_get_error_depth (store);
+    }
   return 0;
 }
 
@@ -341,6 +345,9 @@ verify_text (const TlsStream *self, long code)
     return g_strdup_printf ("%s showed no certificate", self->host);
   if (is_chain_error ((int)code))
     return untrusted_text (self, certificate);
+  if (self->refused_depth > 0)
+    return g_strdup_printf ("what signed the certificate of %s is refused: %s", self->host,
+                            X509_verify_cert_error_string (code));
   switch (code)
     {
     case X509_V_ERR_CERT_HAS_EXPIRED:

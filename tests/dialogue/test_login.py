@@ -97,7 +97,7 @@ def test_capabilities_before_tls_are_forgotten(tls, mount, dovecot):
 
 @pytest.mark.parametrize("greeting", ["* PREAUTH welcome", "* BYE closed", "* NO no", "OK hello", "", "* OK",
                                       "220 smtp.example.org ESMTP", "+OK pop3", "\x1b[2J* OK hi",
-                                      "* OK " + "x" * 200_000])
+                                      "* OK " + "x" * 200_000], ids=lambda g: repr(g[:12]))
 def test_greetings(tls, work, dovecot, greeting):
     """PREAUTH before TLS is dropped; and everything that is no greeting. ("* OK" is one: there the
     server says nothing more.)"""

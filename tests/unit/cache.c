@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
@@ -665,10 +666,12 @@ run_in_child (Fixture *f, void (*function) (Fixture *f))
     {
       open_cache (f, BIG_BUDGET);
       function (f);
-      _exit (0);
+      kill (getpid (), SIGKILL);
+      pause ();
     }
   g_assert_cmpint (waitpid (pid, &status, 0), ==, pid);
-  g_assert_cmpint (status, ==, 0);
+  g_assert_true (WIFSIGNALED (status));
+  g_assert_cmpint (WTERMSIG (status), ==, SIGKILL);
   open_cache (f, BIG_BUDGET);
 }
 
@@ -1190,16 +1193,41 @@ worker_main (gpointer data)
   return NULL;
 }
 
+static const struct
+{
+  const char *name;
+  guint64 budget;
+  gboolean no_disk;
+  const char *size; /* of a filesystem of its own */
+} thread_cases[] = {
+  { "evicting", 600000, FALSE, NULL },
+  { "roomy", BIG_BUDGET, FALSE, NULL },
+  { "no-disk", BIG_BUDGET, TRUE, NULL },
+  { "full-disk", BIG_BUDGET, FALSE, "size=400k,mode=0700" },
+};
+
 static void
 test_threads (Fixture *f, gconstpointer data)
 {
+  const guint row = GPOINTER_TO_UINT (data);
+  g_autofree char *dir = g_build_filename (f->dir, "threads", NULL);
+  g_autofree char *place = g_build_filename (dir, "data", NULL);
+  Fixture inner = { dir, NULL };
   Worker workers[6] = { 0 };
   GThread *threads[G_N_ELEMENTS (workers)];
 
-  reopen (f, 600000);
+  g_assert_cmpint (g_mkdir (dir, 0700), ==, 0);
+  if (thread_cases[row].size && mount ("none", dir, "tmpfs", 0, thread_cases[row].size) < 0)
+    {
+      g_test_skip ("cannot mount a tmpfs");
+      return;
+    }
+  if (thread_cases[row].no_disk)
+    set_contents (place, "", 0);
+  open_cache (&inner, thread_cases[row].budget);
   for (guint i = 0; i < G_N_ELEMENTS (workers); i++)
     {
-      workers[i] = (Worker) { f->cache, g_test_rand_int (), 0 };
+      workers[i] = (Worker) { inner.cache, g_test_rand_int (), 0 };
       threads[i] = g_thread_new ("worker", worker_main, &workers[i]);
     }
   for (guint i = 0; i < G_N_ELEMENTS (workers); i++)
@@ -1209,9 +1237,12 @@ test_threads (Fixture *f, gconstpointer data)
     }
   /* The accounts are even: what they say is what is there. */
   for (guint32 uid = 1; uid <= N_SHARED; uid++)
-    mail_cache_remove (f->cache, 17, uid * 300);
-  g_assert_cmpuint (mail_cache_used (f->cache), ==, 0);
-  g_assert_cmpuint (disk_usage (f->dir), ==, 0);
+    mail_cache_remove (inner.cache, 17, uid * 300);
+  g_assert_cmpuint (mail_cache_used (inner.cache), ==, 0);
+  mail_cache_close (inner.cache);
+  g_assert_cmpuint (disk_usage (dir), ==, 0);
+  if (thread_cases[row].size)
+    umount (dir);
 }
 
 /* A long message is read block by block while it comes. */
@@ -1284,7 +1315,7 @@ main (int argc, char **argv)
   ADD ("/cache/drop", 0, test_drop);
   ADD ("/cache/no-disk", 0, test_no_disk);
   ADD ("/cache/full-disk", 0, test_full_disk);
-  ADD ("/cache/threads", 0, test_threads);
+  ADD_CASES ("/cache/threads/", thread_cases, test_threads);
   ADD ("/cache/stream", 0, test_stream);
   return g_test_run ();
 }

@@ -42,7 +42,8 @@ typedef enum
   ID_SELF_SIGNED_OTHER,
   ID_NO_ADDRESS,
   ID_WILDCARD,
-  ID_OTHER_CA,
+  ID_OLD_CA,
+  ID_UNDER_OLD_CA,
   N_IDENTITIES
 } IdentityName;
 
@@ -64,7 +65,8 @@ static const struct
   [ID_SELF_SIGNED_OTHER] = { "self-signed-other", "DNS:other.example", NULL, -1, 10, TRUE },
   [ID_NO_ADDRESS] = { "no-address", "DNS:localhost", "serverAuth", -1, 10 },
   [ID_WILDCARD] = { "wildcard", "DNS:local*", "serverAuth", -1, 10 },
-  [ID_OTHER_CA] = { "other-ca", NULL, NULL, -1, 10, TRUE },
+  [ID_OLD_CA] = { "old-ca", NULL, NULL, -10, -1, TRUE },
+  [ID_UNDER_OLD_CA] = { "under-old-ca", NAMES, "serverAuth", -1, 10 },
 };
 
 static Identity identities[N_IDENTITIES];
@@ -88,8 +90,8 @@ make_identity (IdentityName which)
   static long serial = 1;
   Identity *self = &identities[which];
   gboolean own = identity_specs[which].self_signed;
-  gboolean is_ca = which == ID_CA || which == ID_OTHER_CA;
-  Identity *issuer = own ? self : &identities[ID_CA];
+  gboolean is_ca = which == ID_CA || which == ID_OLD_CA;
+  Identity *issuer = own ? self : &identities[which == ID_UNDER_OLD_CA ? ID_OLD_CA : ID_CA];
   X509_NAME *name;
   FILE *file;
 
@@ -610,6 +612,22 @@ test_trust_directory (void)
   g_remove (hashed);
 }
 
+static void
+test_expired_authority (void)
+{
+  Server server = { .identity = ID_UNDER_OLD_CA, .tls = TRUE };
+  MailConfig config = { .tls = TRUE, .tls_ca = identities[ID_OLD_CA].file };
+  g_autoptr (NetTls) tls = net_tls_new (&config, NULL);
+  Result result;
+
+  server_start (&server);
+  result = reach (&server, "localhost", tls, 10000);
+  g_assert_error (result.error, MAIL_ERROR, MAIL_ERROR_TLS);
+  g_assert_nonnull (strstr (result.error->message, "what signed the certificate of localhost"));
+  g_clear_error (&result.error);
+  server_stop (&server);
+}
+
 /* The server's own certificate as the only thing trusted. */
 static void
 test_trust_leaf (void)
@@ -1056,6 +1074,7 @@ main (int argc, char **argv)
   g_test_add_func ("/net/client-certificate", test_client_certificate);
   g_test_add_func ("/net/trust-directory", test_trust_directory);
   g_test_add_func ("/net/trust-leaf", test_trust_leaf);
+  g_test_add_func ("/net/expired-authority", test_expired_authority);
   g_test_add_func ("/net/bad-files", test_bad_files);
   g_test_add_func ("/net/refused", test_refused);
   g_test_add_func ("/net/connect-deadline", test_connect_deadline);
