@@ -50,6 +50,10 @@ def helper(installed, work):
     (bin_dir / "mailfs").symlink_to(binary)
     script.write_text(f"""#!/bin/bash
 set -eu
+# the mounts of other tests must not live on in here
+awk '$3 == "fuse.mailfs" {{ print $2 }}' /proc/mounts | while read -r other; do
+  umount -l "$other" || true
+done
 mount --bind {bin_dir} /usr/sbin
 [ -L /sbin ] || mount --bind {bin_dir} /sbin
 "$@"
