@@ -8,10 +8,11 @@
 
 #include <string.h>
 
-#define MAX_WEIGHT 16       /* pipelined on one connection */
-#define WAIT_WEIGHT 8       /* from here on rather wait for a new connection */
-#define BULK_DEPTH_SHARED 2 /* commands, where interactive work may have to go in between */
-#define BULK_DEPTH 3
+#define MAX_WEIGHT 16     /* pipelined on one connection */
+#define WAIT_WEIGHT 8     /* from here on rather wait for a new connection */
+#define BULK_DEPTH_ONLY 2 /* commands, where all others must go in between, for good */
+#define BULK_DEPTH_SOLE 6 /* where they must until a second connection is made */
+#define BULK_DEPTH 16     /* what one connection needs to fill a long wire */
 
 typedef struct
 {
@@ -104,7 +105,7 @@ static ImapSlot *
 pick_bulk (ImapPool *pool, const ImapTask *task)
 {
   guint n_with_bulk, n_ready = count_ready (pool, &n_with_bulk);
-  guint depth = n_ready > 1 ? BULK_DEPTH : BULK_DEPTH_SHARED;
+  guint depth = n_ready > 1 ? BULK_DEPTH : pool->limit > 1 ? BULK_DEPTH_SOLE : BULK_DEPTH_ONLY;
   guint best_cost = G_MAXUINT;
   ImapSlot *best = NULL;
 

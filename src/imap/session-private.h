@@ -75,6 +75,7 @@ struct ImapSession
   char *changed;
 
   gint64 last_input, progress_at;
+  gint64 woken_at; /* the first command after a long silence, until the server says anything */
   gsize progress_bytes;
   ImapTrace *trace;              /* or NULL */
   guint n_tasks, n_bulk, weight; /* in the queues */

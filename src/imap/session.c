@@ -13,6 +13,10 @@
 
 #define OUT_HIGH (64 * 1024) /* as much is kept ready to be written */
 #define PROGRESS_BYTES 4096  /* fewer are no progress */
+/* After a silence (sleep, another network) the connection may be gone without a word. A sign of
+ * life is then expected sooner, so that reading can be tried on a new one within the timeout. */
+#define SILENCE_MS 30000
+#define SIGN_OF_LIFE_MS 5000
 
 static void entry_finish (ImapSession *session, ImapEntry *entry, const ImapStatus *status,
                           const GError *error);
@@ -128,6 +132,7 @@ imap_session_feed (ImapSession *session, const void *data, gsize length, gint64 
   if (session->state == IMAP_SESSION_DEAD || length == 0)
     return;
   session->now = session->last_input = now;
+  session->woken_at = 0;
   session->progress_bytes += length;
   if (session->progress_bytes >= PROGRESS_BYTES)
     {
@@ -206,6 +211,16 @@ is_quiet (const ImapSession *session)
   return head == NULL || (head->idle && session->idle == IMAP_IDLE_ACTIVE);
 }
 
+/* From rest to waiting for an answer. */
+static void
+leave_quiet (ImapSession *session)
+{
+  mail_counter_add (MAIL_COUNTER_ROUND_TRIPS, 1);
+  session->progress_at = session->now;
+  session->progress_bytes = 0;
+  session->woken_at = session->now - session->last_input > SILENCE_MS ? session->now : 0;
+}
+
 /* FALSE: nothing can be emitted now. */
 static gboolean
 entry_begin (ImapSession *session)
@@ -227,11 +242,7 @@ entry_begin (ImapSession *session)
       && entry->select->state == IMAP_SELECT_PENDING)
     return FALSE;
   if (is_quiet (session))
-    {
-      mail_counter_add (MAIL_COUNTER_ROUND_TRIPS, 1);
-      session->progress_at = session->now;
-      session->progress_bytes = 0;
-    }
+    leave_quiet (session);
   g_queue_pop_head (&session->waiting);
   g_snprintf (entry->tag, sizeof entry->tag, "A%u", ++session->next_tag);
   imap_command_start (entry->command, entry->tag, literal_mode (session));
@@ -271,9 +282,7 @@ idle_in_the_way (ImapSession *session)
       g_byte_array_append (session->out, (const guint8 *)"DONE\r\n", 6);
       session->idle = IMAP_IDLE_ENDING;
       session->stop_idle = FALSE;
-      mail_counter_add (MAIL_COUNTER_ROUND_TRIPS, 1);
-      session->progress_at = session->now;
-      session->progress_bytes = 0;
+      leave_quiet (session);
     }
   return session->idle == IMAP_IDLE_SENT || session->idle == IMAP_IDLE_ACTIVE;
 }
@@ -648,6 +657,29 @@ imap_session_take_changed (ImapSession *session)
 
 /* --- time ------------------------------------------------------------------------------------- */
 
+/* Whether something under way must not be sent a second time. */
+static gboolean
+has_changes (const ImapSession *session)
+{
+  for (GList *link = session->sent.head; link != NULL; link = link->next)
+    {
+      const ImapTask *task = ((ImapEntry *)link->data)->task;
+
+      if (task != NULL && task->changes)
+        return TRUE;
+    }
+  return FALSE;
+}
+
+/* The deadline for any byte at all after a silence; G_MAXINT64: none. */
+static gint64
+sign_of_life_deadline (const ImapSession *session)
+{
+  if (session->woken_at == 0 || has_changes (session))
+    return G_MAXINT64;
+  return session->woken_at + MIN (SIGN_OF_LIFE_MS, session->options.timeout_ms / 3);
+}
+
 gint64
 imap_session_deadline (const ImapSession *session)
 {
@@ -660,7 +692,8 @@ imap_session_deadline (const ImapSession *session)
     case IMAP_SESSION_LOGOUT:
       if (is_quiet (session) && session->out->len == session->out_taken)
         return G_MAXINT64;
-      return session->progress_at + session->options.timeout_ms;
+      return MIN (session->progress_at + session->options.timeout_ms,
+                  sign_of_life_deadline (session));
     default:
       return session->login_deadline;
     }
@@ -670,7 +703,11 @@ void
 imap_session_check (ImapSession *session, gint64 now)
 {
   session->now = now;
-  if (now >= imap_session_deadline (session))
+  if (now < imap_session_deadline (session))
+    return;
+  if (session->state == IMAP_SESSION_READY && now >= sign_of_life_deadline (session))
+    imap_session_die (session, MAIL_ERROR_CONNECTION, "no sign of life");
+  else
     imap_session_die (session, MAIL_ERROR_TIMED_OUT, "no answer within %u s",
                       session->options.timeout_ms / 1000);
 }

@@ -1352,6 +1352,34 @@ test_idle (void)
   imap_session_free (session);
 }
 
+/* After a long silence a dead connection is given up sooner, so that reading can go elsewhere; what
+ * changes something waits for its answer. */
+static void
+test_silence (void)
+{
+  ImapSession *session = start_session (IMAP_TLS_OFF);
+  gsize length;
+
+  say (session, "* PREAUTH [CAPABILITY IMAP4rev1] hi\r\n");
+  imap_session_noop (session, 1000);
+  imap_session_output (session, &length, 1000);
+  imap_session_written (session, length, 1000);
+  g_assert_cmpint (imap_session_deadline (session), ==, 1000 + TIMEOUT_MS);
+  imap_session_feed (session, "A1 OK\r\n", 7, 2000);
+  imap_session_noop (session, 60000);
+  imap_session_output (session, &length, 60000);
+  imap_session_written (session, length, 60000);
+  g_assert_cmpint (imap_session_deadline (session), ==, 65000);
+  imap_session_feed (session, "* OK", 4, 61000);
+  g_assert_cmpint (imap_session_deadline (session), ==, 60000 + TIMEOUT_MS);
+  imap_session_feed (session, " here\r\nA2 OK\r\n", 14, 62000);
+  imap_session_noop (session, 200000);
+  imap_session_output (session, &length, 200000);
+  imap_session_check (session, 205000);
+  g_assert_error (imap_session_error (session), MAIL_ERROR, MAIL_ERROR_CONNECTION);
+  imap_session_free (session);
+}
+
 /* One byte every ten seconds is no progress. */
 static void
 test_trickle (void)
@@ -1387,6 +1415,7 @@ main (int argc, char **argv)
     }
   g_test_add_func ("/imap/session/injection", test_injection);
   g_test_add_func ("/imap/session/idle", test_idle);
+  g_test_add_func ("/imap/session/silence", test_silence);
   g_test_add_func ("/imap/session/trickle", test_trickle);
   return g_test_run ();
 }
