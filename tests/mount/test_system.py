@@ -182,7 +182,7 @@ def test_mount_is_private(mount, user):
     assert PASSWORD not in line
 
 
-def test_no_retry_storm(mount, own_dovecot, user):
+def test_no_retry_storm(own_dovecot, mount, user):
     """The password stops working while mounted: EACCES, and the server is left in peace."""
     server = own_dovecot()
     server.fill(user, range(10))
