@@ -45,7 +45,9 @@ typedef struct
 {
   void (*message) (gpointer user_data, MailMailbox *mailbox, const MailMessage *old,
                    const MailMessage *now, const char *name);
-  void (*size_known) (gpointer user_data, guint32 content_id, guint32 uid);
+  /* The server's claim was wrong. Before any reader is answered. */
+  void (*size_known) (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed,
+                      guint64 size);
   void (*directory) (gpointer user_data, MailMailbox *mailbox); /* its entries changed */
   void (*mailbox_gone) (gpointer user_data, guint32 parent_id, guint32 id, const char *leaf);
 } MailStoreEvents;
@@ -155,6 +157,9 @@ MailAnswer mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid,
 /* The whole message is held and its length exact (eol=lf at open). */
 MailAnswer mail_store_fetch_whole (MailStore *store, MailMailbox *mailbox, guint32 uid,
                                    MailWaiter *waiter, GError **error);
+/* Whether the length the server claims is one that no message has, so that nobody would ever read: it
+ * must be fetched before anybody is told. */
+gboolean mail_message_size_is_absurd (const MailMessage *message);
 guint64 mail_store_cached_bytes (MailStore *store, MailMailbox *mailbox, guint32 uid);
 
 /* used and limit in bytes, at most a minute old; limit 0: there is none. */

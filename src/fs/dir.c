@@ -81,6 +81,10 @@ try_message (FsOp *op, const FsNode *dir)
 
   if (!find_by_name (op->server, dir->mailbox, dir->kind, op->name, &message))
     return FALSE;
+  FsNode node = { .kind = FS_NODE_MESSAGE, .mailbox = dir->mailbox, .uid = message.uid };
+  if (!fs_size_ready (op, &node))
+    return TRUE;
+  mail_mailbox_find (dir->mailbox, message.uid, &message);
   fs_stat_message (op->server, dir->mailbox, content_id, &message, &st);
   reply_entry (op, &st, FS_TIMEOUT);
   return TRUE;

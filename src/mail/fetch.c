@@ -372,13 +372,15 @@ learn_size (Fetch *fetch, guint32 uid, guint64 size)
   MailMailbox *mailbox = fetch->mailbox;
   MailStore *store = mailbox->store;
   MailMessage copy;
+  guint64 claimed = 0;
   gboolean wrong = FALSE;
 
   g_mutex_lock (&mailbox->lock);
   MailMessage *message = mail_mailbox_get_locked (mailbox, uid);
   if (message != NULL && (message->size != size || !(message->local & MAIL_LOCAL_EXACT)))
     {
-      wrong = message->size != size;
+      claimed = message->size;
+      wrong = claimed != size;
       message->size = size;
       message->local |= MAIL_LOCAL_EXACT;
       copy = *message;
@@ -391,7 +393,7 @@ learn_size (Fetch *fetch, guint32 uid, guint64 size)
   mail_index_batch_put (batch, fetch->content_id, &copy, 1);
   mail_index_queue (store->index, batch);
   if (store->events.size_known != NULL)
-    store->events.size_known (store->events_data, fetch->content_id, uid);
+    store->events.size_known (store->events_data, fetch->content_id, uid, claimed, size);
 }
 
 static guint64

@@ -303,6 +303,12 @@ mail_mailbox_touch_locked (MailMailbox *mailbox)
   mail_index_set_meta (mailbox->store->index, key, value);
 }
 
+gboolean
+mail_message_size_is_absurd (const MailMessage *message)
+{
+  return message->size == 0 && (message->local & MAIL_LOCAL_EXACT) == 0;
+}
+
 /* --- place in the tree --------------------------------------------------------------------- */
 
 guint32
