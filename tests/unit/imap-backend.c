@@ -569,10 +569,27 @@ static void
 test_list (Fixture *f, gconstpointer data)
 {
   g_autoptr (GError) error = NULL;
+  Fixture other = { .dir = f->dir, .port = f->port };
   g_autofree char *all = NULL, *subscribed = NULL;
+  Answer answer = { 0 };
+  Append append;
+  Sync sync;
   g_autofree char *child = NULL, *bad = NULL;
 
   do_create (f, "Archive");
+  /* What is told of a mailbox that is selected here and changed elsewhere is new all the same. */
+  do_append (f, "Archive", 1, 1, &append);
+  do_sync (f, "Archive", NULL, &sync);
+  sync_clear (&sync);
+  setup_client (&other, PASSWORD "\n", NULL);
+  other.backend->ops->remove (other.backend, "Archive", append.uidvalidity,
+                              &(MailUidRange) { 1, 1 }, 1, NULL, on_answer, &answer);
+  wait_ok (&other, &answer);
+  stop_client (&other);
+  all = do_list (f, FALSE);
+  if (strstr (all, "Archive|Archive|s||1") != NULL)
+    g_error ("an old number: %s", all);
+  g_free (all);
   all = do_list (f, FALSE);
   g_assert_nonnull (strstr (all, "INBOX|INBOX|"));
   g_assert_nonnull (strstr (all, "Archive|Archive|s||"));
@@ -991,6 +1008,13 @@ test_limited (Fixture *f, gconstpointer data)
         run_until (f, &syncs[i].answer.done);
       g_assert_no_error (syncs[i].answer.error);
       sync_clear (&syncs[i]);
+    }
+  for (gboolean learnt = FALSE; !learnt;)
+    {
+      g_autofree char *state = f->backend->ops->describe (f->backend);
+
+      learnt = strcmp (state, "connected, 2 of 2 connections") == 0;
+      g_main_context_iteration (NULL, FALSE);
     }
 }
 
