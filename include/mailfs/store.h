@@ -28,7 +28,8 @@ typedef struct
   guint refresh;      /* seconds */
   gboolean eol_lf, subscribed, offline, read_only, sync;
   char *trash;        /* "auto", "none" or an escaped mailbox path */
-  char *pop3_dir;     /* pop3=delete: the durable directory messages move to, else NULL */
+  char *pop3_dir;     /* POP3: the durable directory for messages that are only here, else NULL */
+  gboolean pop3_delete; /* all messages move there; else only those the server hides */
 } MailStoreOptions;
 
 /* How names look is fs's business; the store calls these. Results are the caller's. */
@@ -48,6 +49,8 @@ typedef struct
   /* The server's claim was wrong. Before any reader is answered. */
   void (*size_known) (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed,
                       guint64 size);
+  /* What was served of this message is not to be trusted any more. */
+  void (*contents_dropped) (gpointer user_data, guint32 content_id, guint32 uid);
   void (*directory) (gpointer user_data, MailMailbox *mailbox); /* its entries changed */
   void (*mailbox_gone) (gpointer user_data, guint32 parent_id, guint32 id, const char *leaf);
 } MailStoreEvents;

@@ -151,6 +151,12 @@ size_known (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed
 }
 
 static void
+contents_dropped (gpointer user_data, guint32 content_id, guint32 uid)
+{
+  push (user_data, fs_ino_message (content_id, uid), TRUE, NULL);
+}
+
+static void
 directory_changed (gpointer user_data, MailMailbox *mailbox)
 {
   FsServer *server = user_data;
@@ -175,6 +181,7 @@ mailbox_gone (gpointer user_data, guint32 parent_id, guint32 id, const char *lea
 const MailStoreEvents fs_notify_events = {
   .message = message_changed,
   .size_known = size_known,
+  .contents_dropped = contents_dropped,
   .directory = directory_changed,
   .mailbox_gone = mailbox_gone,
 };
