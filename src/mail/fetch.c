@@ -318,19 +318,23 @@ enter_message (Fetch *fetch, guint32 uid, guint64 offset)
   fetch->first_offset = fetch->wire_offset = offset;
   fetch->lf_offset = 0;
   fetch->held_cr = FALSE;
+  /* Where a byte belongs is known only by counting from the start. */
+  if (offset > 0 && fetch->fetches->store->options.eol_lf)
+    g_set_error (&fetch->error, MAIL_ERROR, MAIL_ERROR_PROTOCOL, "it does not begin at its start");
 }
 
 static void
 fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data, gsize length)
 {
   Fetch *fetch = (Fetch *)sink;
+  gboolean lf = fetch->fetches->store->options.eol_lf;
 
-  if (fetch->uid != uid)
+  /* After a lost connection a message is told again from its start. */
+  if (fetch->uid != uid || (lf && offset != fetch->wire_offset))
     enter_message (fetch, uid, offset);
-  if (fetch->fetches->store->options.eol_lf)
+  if (lf)
     {
-      if (offset == fetch->wire_offset)
-        write_lf (fetch, data, length);
+      write_lf (fetch, data, length);
       fetch->wire_offset += length;
       wake_readers (fetch);
       return;
