@@ -26,6 +26,7 @@ typedef struct
 typedef struct
 {
   guint64 key;
+  guint64 size; /* as claimed when this began */
   MailCacheFile *file;
   GQueue waiters; /* MailWaiter links */
   GArray *claims; /* of Claim */
@@ -99,8 +100,18 @@ mail_fetches_free (MailFetches *fetches)
 
 /* --- claims, under the lock ------------------------------------------------------------------ */
 
+/* Whether a read can be answered: who reads on behind the claimed end must hear of the true one. */
+static gboolean
+has_range (MailCacheFile *file, guint64 size, guint64 offset, guint64 length)
+{
+  guint64 end;
+
+  return mail_cache_file_has (file, offset, length)
+         && (offset + length <= size || mail_cache_file_end (file, &end));
+}
+
 static Pending *
-get_pending (MailFetches *fetches, guint64 key, MailCacheFile *file)
+get_pending (MailFetches *fetches, guint64 key, MailCacheFile *file, guint64 size)
 {
   Pending *pending = g_hash_table_lookup (fetches->pending, &key);
 
@@ -108,6 +119,7 @@ get_pending (MailFetches *fetches, guint64 key, MailCacheFile *file)
     return pending;
   pending = g_new0 (Pending, 1);
   pending->key = key;
+  pending->size = size;
   pending->file = mail_cache_file_ref (file);
   pending->claims = g_array_new (FALSE, FALSE, sizeof (Claim));
   g_hash_table_insert (fetches->pending, &pending->key, pending);
@@ -194,7 +206,7 @@ collect_waiters (Pending *pending, gboolean over, GQueue *woken, GQueue *failed)
       const MailWaiter *waiter = link->data;
 
       next = link->next;
-      if (mail_cache_file_has (pending->file, waiter->offset, waiter->length))
+      if (has_range (pending->file, pending->size, waiter->offset, waiter->length))
         {
           g_queue_unlink (&pending->waiters, link);
           g_queue_push_tail_link (woken, link);
@@ -417,7 +429,8 @@ claimed_size (Fetch *fetch, guint32 uid)
 static void
 finish_message (Fetch *fetch, guint32 uid, guint64 end, gboolean at_end)
 {
-  gboolean whole = fetch->end == MAIL_TO_END || fetch->first_offset < fetch->start;
+  gboolean whole = (fetch->start == 0 && fetch->end == MAIL_TO_END)
+                   || fetch->first_offset < fetch->start;
   guint64 claimed = claimed_size (fetch, uid);
 
   if (at_end && (whole || end == claimed))
@@ -592,7 +605,8 @@ check_start (Fetch *fetch, guint32 uid, guint64 end)
   check->claim_end = MAIL_TO_END;
   g_array_append_val (check->uids, uid);
   g_mutex_lock (&fetches->lock);
-  add_claim (get_pending (fetches, make_key (fetch->content_id, uid), fetch->file), 0, MAIL_TO_END);
+  add_claim (get_pending (fetches, make_key (fetch->content_id, uid), fetch->file, end), 0,
+             MAIL_TO_END);
   g_mutex_unlock (&fetches->lock);
   mail_store_invoke (fetches->store, start, check);
 }
@@ -708,16 +722,18 @@ widen (const MailStore *store, guint64 size, guint64 *offset, guint64 *end)
   *offset -= *offset % MAIL_BLOCK_SIZE;
   *end += MAIL_BLOCK_SIZE - 1;
   *end -= *end % MAIL_BLOCK_SIZE;
+  /* One byte more than there should be, or all there is, shows the true end. */
   if (*end >= size)
-    *end = MAX (size + 1, asked); /* one byte more than there should be: shows the true end */
+    *end = asked > size ? MAIL_TO_END : size + 1;
 }
 
 static gboolean
-read_cached (MailCacheFile *file, guint64 offset, void *buffer, gsize length, gsize *n_out)
+read_cached (MailCacheFile *file, guint64 size, guint64 offset, void *buffer, gsize length,
+             gsize *n_out)
 {
   gssize n;
 
-  if (!mail_cache_file_has (file, offset, length))
+  if (!has_range (file, size, offset, length))
     return FALSE;
   n = mail_cache_file_read (file, offset, buffer, length, NULL);
   if (n < 0) /* evicted or damaged in between: as if it had never been there */
@@ -736,10 +752,11 @@ park (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, guint32 ui
   MailAnswer answer = MAIL_READY;
 
   g_mutex_lock (&fetches->lock);
-  if (!mail_cache_file_has (file, offset, length))
+  if (!has_range (file, size, offset, length))
     {
-      Pending *pending = get_pending (fetches, make_key (content_id, uid), file);
+      Pending *pending = get_pending (fetches, make_key (content_id, uid), file, size);
 
+      pending->size = size;
       waiter->offset = offset;
       waiter->length = length;
       waiter->link.data = waiter;
@@ -773,7 +790,7 @@ note_walk (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, guint
     return;
   requests = g_ptr_array_new ();
   g_mutex_lock (&fetches->lock);
-  Pending *pending = get_pending (fetches, make_key (content_id, uid), file);
+  Pending *pending = get_pending (fetches, make_key (content_id, uid), file, size);
   walk_on (fetches, mailbox, content_id, pending, size, offset, end, requests);
   put_pending (fetches, pending);
   g_mutex_unlock (&fetches->lock);
@@ -868,10 +885,25 @@ read_kept (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 offset, 
   return TRUE;
 }
 
+/* A message that was moved is still known to some reader by its old place. */
+static MailMailbox *
+follow (MailStore *store, MailMailbox *mailbox, guint32 *uid)
+{
+  MailMessage message;
+
+  if (mail_mailbox_find (mailbox, *uid, &message))
+    return NULL;
+  return mail_changes_moved (store, mail_mailbox_content_id (mailbox), uid);
+}
+
 MailAnswer
 mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 offset, void *buffer,
                  gsize length, gsize *n_out, MailWaiter *waiter, GError **error)
 {
+  g_autoptr (MailMailbox) moved = follow (store, mailbox, &uid);
+
+  if (moved != NULL)
+    mailbox = moved;
   guint32 content_id = mail_mailbox_content_id (mailbox);
   MailMessage message;
 
@@ -885,7 +917,7 @@ mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 of
       return n_kept >= 0 ? MAIL_READY : MAIL_FAILED;
     }
   g_autoptr (MailCacheFile) file = mail_cache_get (store->cache, content_id, uid, 0);
-  gboolean hit = read_cached (file, offset, buffer, length, n_out);
+  gboolean hit = read_cached (file, message.size, offset, buffer, length, n_out);
   if (!hit && waiter == NULL && !store->options.offline)
     return MAIL_PARKED;
   mail_counter_add (hit ? MAIL_COUNTER_HITS : MAIL_COUNTER_MISSES, 1);
@@ -903,7 +935,7 @@ mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 of
     }
   if (answer == MAIL_PARKED)
     return MAIL_PARKED;
-  if (hit || read_cached (file, offset, buffer, length, n_out))
+  if (hit || read_cached (file, message.size, offset, buffer, length, n_out))
     return MAIL_READY;
   return not_cached (error);
 }
@@ -912,6 +944,10 @@ MailAnswer
 mail_store_fetch_whole (MailStore *store, MailMailbox *mailbox, guint32 uid, MailWaiter *waiter,
                         GError **error)
 {
+  g_autoptr (MailMailbox) moved = follow (store, mailbox, &uid);
+
+  if (moved != NULL)
+    mailbox = moved;
   guint32 content_id = mail_mailbox_content_id (mailbox);
   MailMessage message;
   guint64 end;
@@ -988,7 +1024,7 @@ mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 content_
               g_ptr_array_add (requests, fetch);
             }
           g_array_append_val (fetch->uids, parts[i].uid);
-          add_claim (get_pending (fetches, key, file), parts[i].start, parts[i].end);
+          add_claim (get_pending (fetches, key, file, MAIL_TO_END), parts[i].start, parts[i].end);
         }
       g_mutex_unlock (&fetches->lock);
     }
