@@ -48,6 +48,24 @@ compare_ids (gconstpointer a, gconstpointer b)
   return left->id < right->id ? -1 : left->id > right->id;
 }
 
+/* Where among the parent's children this one is, or belongs. */
+static guint
+child_place (const MailMailbox *parent, const MailMailbox *child)
+{
+  guint low = 0, high = parent->children->len;
+
+  while (low < high)
+    {
+      guint middle = low + (high - low) / 2;
+
+      if (compare_ids (&parent->children->pdata[middle], &child) < 0)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+  return low;
+}
+
 static MailMailbox *
 add_child (MailMailbox *parent, guint32 id, guint32 content_id, const char *leaf, const char *text)
 {
@@ -59,10 +77,7 @@ add_child (MailMailbox *parent, guint32 id, guint32 content_id, const char *leaf
   child->parent = parent;
   child->in_tree = TRUE;
   g_hash_table_insert (parent->child_by_leaf, child->leaf, child);
-  g_ptr_array_add (parent->children, child);
-  if (parent->children->len > 1
-      && compare_ids (&parent->children->pdata[parent->children->len - 2], &child) > 0)
-    g_ptr_array_sort (parent->children, compare_ids);
+  g_ptr_array_insert (parent->children, (gint)child_place (parent, child), child);
   g_hash_table_insert (store->by_id, GUINT_TO_POINTER (id), child);
   g_hash_table_insert (store->by_content, GUINT_TO_POINTER (content_id), child);
   return child;
@@ -172,6 +187,8 @@ mail_tree_load (MailStore *store, GError **error)
   GHashTableIter iter;
   gpointer mailbox;
   load_mtime (store->root);
+  if (store->root->content_id != 0)
+    g_array_append_val (contents, store->root->content_id);
   g_hash_table_iter_init (&iter, store->by_id);
   while (g_hash_table_iter_next (&iter, NULL, &mailbox))
     {
@@ -349,7 +366,7 @@ remove_node (MailMailbox *node, MailIndexBatch *batch, GArray *gone)
   mail_index_batch_drop_contents (batch, node->content_id);
   mail_cache_drop_contents (store->cache, node->content_id);
   g_hash_table_remove (node->parent->child_by_leaf, node->leaf);
-  g_ptr_array_remove (node->parent->children, node);
+  g_ptr_array_remove_index (node->parent->children, child_place (node->parent, node));
   g_hash_table_remove (store->by_content, GUINT_TO_POINTER (node->content_id));
   node->in_tree = FALSE;
   node->parent = NULL;
