@@ -61,10 +61,24 @@ need_fuse() {
   [ -c /dev/fuse ] || die "/dev/fuse is missing: mailfs needs FUSE in the kernel (try: modprobe fuse)"
 }
 
+# Memory where there is plenty of it and programs may run from it, else /tmp.
+fast_dir() {
+  local probe free
+  free=$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)
+  if [ "${free:-0}" -gt 5000000 ] && probe=$(mktemp /dev/shm/mailfs-probe.XXXXXX 2>/dev/null); then
+    printf '#!/bin/sh\n' >"$probe"
+    chmod 700 "$probe"
+    if "$probe" 2>/dev/null; then free=yes; else free=; fi
+    rm -f "$probe"
+    [ -z "$free" ] || { echo /dev/shm; return; }
+  fi
+  echo /tmp
+}
+
 # RUN_DIR: everything a run makes lies below it, and every process it starts carries its name in the
 # environment. Short, because sockets live in it; 0755, because mail servers run as other users.
 begin_run() {
-  RUN_DIR=$(mktemp -d "/tmp/mailfs-$1.XXXXXX")
+  RUN_DIR=$(mktemp -d "$(fast_dir)/mailfs-$1.XXXXXX")
   chmod 755 "$RUN_DIR"
   export MAILFS_RUN=$RUN_DIR
   trap 'end_run $?' EXIT

@@ -234,6 +234,19 @@ account_key (const MailConfig *config)
                           config->eol == MAIL_EOL_LF ? "lf" : "crlf");
 }
 
+/* Where mail is stored that only we have: the same place however the account is mounted. */
+static char *
+pop3_dir (const MailConfig *config)
+{
+  gboolean usual = config->port == (config->scheme == MAIL_SCHEME_POPS ? 995 : 110);
+  g_autofree char *port = usual ? g_strdup ("") : g_strdup_printf (":%u", config->port);
+  g_autofree char *key
+      = g_strdup_printf ("%s@%s%s", config->user != NULL ? config->user : "", config->host, port);
+  g_autofree char *digest = g_compute_checksum_for_string (G_CHECKSUM_SHA256, key, -1);
+
+  return g_strdup_printf ("%s/%.16s", config->data_dir, digest);
+}
+
 static gboolean
 lock_account (Program *program, GError **error)
 {
@@ -321,10 +334,16 @@ make_store (gpointer data)
     .trash = config->trash,
   };
 
+  if (pop)
+    {
+      options.pop3_dir = pop3_dir (config);
+      options.pop3_delete = config->pop3 == MAIL_POP3_DELETE;
+    }
   program->backend = pop ? pop3_backend_new (config, program->secrets, program->tls)
                          : imap_backend_new (config, program->secrets, program->tls);
   program->store = mail_store_new (&options, program->net_context, program->backend,
                                    fs_naming (config->layout), &error);
+  g_free (options.pop3_dir);
   if (program->store == NULL)
     finished (error, program);
   else

@@ -28,7 +28,8 @@ typedef struct
   guint refresh;      /* seconds */
   gboolean eol_lf, subscribed, offline, read_only, sync;
   char *trash;        /* "auto", "none" or an escaped mailbox path */
-  char *pop3_dir;     /* pop3=delete: the durable directory messages move to, else NULL */
+  char *pop3_dir;     /* POP3: the durable directory for messages that are only here, else NULL */
+  gboolean pop3_delete; /* all messages move there; else only those the server hides */
 } MailStoreOptions;
 
 /* How names look is fs's business; the store calls these. Results are the caller's. */
@@ -45,7 +46,11 @@ typedef struct
 {
   void (*message) (gpointer user_data, MailMailbox *mailbox, const MailMessage *old,
                    const MailMessage *now, const char *name);
-  void (*size_known) (gpointer user_data, guint32 content_id, guint32 uid);
+  /* The server's claim was wrong. Before any reader is answered. */
+  void (*size_known) (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed,
+                      guint64 size);
+  /* What was served of this message is not to be trusted any more. */
+  void (*contents_dropped) (gpointer user_data, guint32 content_id, guint32 uid);
   void (*directory) (gpointer user_data, MailMailbox *mailbox); /* its entries changed */
   void (*mailbox_gone) (gpointer user_data, guint32 parent_id, guint32 id, const char *leaf);
 } MailStoreEvents;
@@ -155,6 +160,9 @@ MailAnswer mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid,
 /* The whole message is held and its length exact (eol=lf at open). */
 MailAnswer mail_store_fetch_whole (MailStore *store, MailMailbox *mailbox, guint32 uid,
                                    MailWaiter *waiter, GError **error);
+/* Whether the length the server claims is one that no message has, so that nobody would ever read: it
+ * must be fetched before anybody is told. */
+gboolean mail_message_size_is_absurd (const MailMessage *message);
 guint64 mail_store_cached_bytes (MailStore *store, MailMailbox *mailbox, guint32 uid);
 
 /* used and limit in bytes, at most a minute old; limit 0: there is none. */

@@ -104,6 +104,10 @@ try_message (FsOp *op, const FsNode *dir)
     return TRUE;
   if (!fs_find_by_name (op->server, dir->mailbox, dir->kind, op->name, &message))
     return FALSE;
+  FsNode node = { .kind = FS_NODE_MESSAGE, .mailbox = dir->mailbox, .uid = message.uid };
+  if (!fs_size_ready (op, &node))
+    return TRUE;
+  mail_mailbox_find (dir->mailbox, message.uid, &message);
   fs_stat_message (op->server, dir->mailbox, content_id, &message, &st);
   fs_reply_entry (op, &st, FS_TIMEOUT);
   return TRUE;
@@ -419,7 +423,8 @@ add_messages (Listing *listing, const FsNode *dir)
 
             fs_stat_message (server, dir->mailbox, content_id, &messages[i], &st);
             if (!any_staged || !hidden_by_staged (server, dir, name))
-              fits = add (listing, name, &st, OFFSET_MESSAGE | uid);
+              fits = add_entry (listing, name, &st, OFFSET_MESSAGE | uid,
+                                !mail_message_size_is_absurd (&messages[i]));
           }
         g_free (names[i]);
       }

@@ -198,6 +198,22 @@ fs_message_name (FsServer *server, guint32 uidvalidity, const MailMessage *messa
   return g_strdup (name);
 }
 
+gboolean
+fs_size_ready (FsOp *op, const FsNode *node)
+{
+  MailMessage message;
+  GError *error = NULL;
+
+  if (node->kind != FS_NODE_MESSAGE || op->server->config->offline
+      || !mail_mailbox_find (node->mailbox, node->uid, &message)
+      || !mail_message_size_is_absurd (&message))
+    return TRUE;
+  return fs_op_check (op,
+                      mail_store_fetch_whole (op->server->store, node->mailbox, node->uid,
+                                              fs_op_waiter (op), &error),
+                      &error);
+}
+
 /* --- the names the store asks for ------------------------------------------------------------ */
 
 static char *

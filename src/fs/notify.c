@@ -15,6 +15,7 @@ typedef struct
   fuse_ino_t ino;    /* of the inode, or of the directory when name is set */
   gboolean contents; /* pages (a directory's listing) too, not only attributes */
   char *name;        /* an entry that is no longer so */
+  gint64 due;        /* monotonic µs; 0: now */
 } Notice;
 
 struct FsNotify
@@ -33,27 +34,53 @@ notice_free (gpointer data)
   g_free (notice);
 }
 
+/* The kernel answers -ENOENT for what it does not know, which is as well. */
+static void
+tell (struct fuse_session *session, const Notice *notice)
+{
+  if (notice->name != NULL)
+    fuse_lowlevel_notify_inval_entry (session, notice->ino, notice->name, strlen (notice->name));
+  else
+    fuse_lowlevel_notify_inval_inode (session, notice->ino, notice->contents ? 0 : -1, 0);
+}
+
+/* The next notice; those that are not due yet wait in later, in order, because all wait alike. */
+static Notice *
+next_notice (FsNotify *notify, GQueue *later)
+{
+  for (;;)
+    {
+      Notice *first = g_queue_peek_head (later);
+      gint64 wait = first != NULL ? MAX (first->due - g_get_monotonic_time (), 1) : 0;
+      Notice *notice = first != NULL ? g_async_queue_timeout_pop (notify->queue, (guint64)wait)
+                                     : g_async_queue_pop (notify->queue);
+
+      if (notice == NULL)
+        return g_queue_pop_head (later);
+      if (notice->due == 0)
+        return notice;
+      g_queue_push_tail (later, notice);
+    }
+}
+
 static gpointer
 run (gpointer data)
 {
   FsNotify *notify = data;
-  struct fuse_session *session = notify->server->session;
+  GQueue later = G_QUEUE_INIT;
+  gboolean end = FALSE;
 
-  for (;;)
+  while (!end)
     {
-      Notice *notice = g_async_queue_pop (notify->queue);
-      gboolean end = notice->ino == 0;
+      Notice *notice = next_notice (notify, &later);
 
-      /* -ENOENT: the kernel does not know it, which is as well. */
-      if (!end && notice->name != NULL)
-        fuse_lowlevel_notify_inval_entry (session, notice->ino, notice->name,
-                                          strlen (notice->name));
-      else if (!end)
-        fuse_lowlevel_notify_inval_inode (session, notice->ino, notice->contents ? 0 : -1, 0);
+      end = notice->ino == 0;
+      if (!end)
+        tell (notify->server->session, notice);
       notice_free (notice);
-      if (end)
-        return NULL;
     }
+  g_queue_clear_full (&later, notice_free);
+  return NULL;
 }
 
 static void
@@ -103,12 +130,30 @@ message_changed (gpointer user_data, MailMailbox *mailbox, const MailMessage *ol
   push (server, fs_ino_mailbox (mailbox, dir_of (server, now)), TRUE, NULL);
 }
 
+/* A longer message: the kernel must drop the old length before the read that found it is answered. A
+ * shorter one: the kernel takes the end from the short answer itself, but only while it has not been
+ * told to drop its attributes since it asked; so that waits until the reads under way are answered. */
 static void
-size_known (gpointer user_data, guint32 content_id, guint32 uid)
+size_known (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed, guint64 size)
 {
   FsServer *server = user_data;
+  fuse_ino_t ino = fs_ino_message (content_id, uid);
 
-  fuse_lowlevel_notify_inval_inode (server->session, fs_ino_message (content_id, uid), -1, 0);
+  if (size > claimed || server->config->eol == MAIL_EOL_LF)
+    {
+      fuse_lowlevel_notify_inval_inode (server->session, ino, -1, 0);
+      return;
+    }
+  Notice *notice = g_new0 (Notice, 1);
+  notice->ino = ino;
+  notice->due = g_get_monotonic_time () + G_TIME_SPAN_SECOND;
+  g_async_queue_push (server->notify->queue, notice);
+}
+
+static void
+contents_dropped (gpointer user_data, guint32 content_id, guint32 uid)
+{
+  push (user_data, fs_ino_message (content_id, uid), TRUE, NULL);
 }
 
 static void
@@ -136,6 +181,7 @@ mailbox_gone (gpointer user_data, guint32 parent_id, guint32 id, const char *lea
 const MailStoreEvents fs_notify_events = {
   .message = message_changed,
   .size_known = size_known,
+  .contents_dropped = contents_dropped,
   .directory = directory_changed,
   .mailbox_gone = mailbox_gone,
 };

@@ -87,7 +87,7 @@ attempt_getattr (FsOp *op)
   g_auto (FsNode) node = { 0 };
   struct stat st;
 
-  if (!node_ready (op, &node))
+  if (!node_ready (op, &node) || !fs_size_ready (op, &node))
     return;
   int failed = fs_stat_node (op->server, &node, &st);
   if (failed != 0)
@@ -102,6 +102,17 @@ op_getattr (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
   fs_op_start (req, attempt_getattr, ino, NULL, 0, 0, NULL);
 }
 
+/* Nothing there, where the kernel expects something: the message is shorter than the server claimed.
+ * An empty answer would move the kernel's idea of the end to here and leave a gap of zeros before. */
+static void
+reply_bytes (FsOp *op, const char *buffer, gsize n)
+{
+  if (n == 0 && op->offset > 0)
+    fs_op_fail (op, EIO);
+  else if (fs_op_take (op))
+    fuse_reply_buf (op->req, buffer, n);
+}
+
 static void
 read_message (FsOp *op, MailMailbox *mailbox, guint32 uid, char *buffer)
 {
@@ -111,9 +122,8 @@ read_message (FsOp *op, MailMailbox *mailbox, guint32 uid, char *buffer)
   if (fs_op_check (op,
                    mail_store_read (op->server->store, mailbox, uid, op->offset, buffer, op->size,
                                     &n, fs_op_waiter (op), &error),
-                   &error)
-      && fs_op_take (op))
-    fuse_reply_buf (op->req, buffer, n);
+                   &error))
+    reply_bytes (op, buffer, n);
 }
 
 static void

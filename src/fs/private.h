@@ -143,6 +143,9 @@ void fs_op_start (fuse_req_t req, void (*attempt) (FsOp *op), fuse_ino_t ino, co
 void fs_op_start_readdir (fuse_req_t req, void (*attempt) (FsOp *op), fuse_ino_t ino, size_t size,
                           off_t offset, const struct fuse_file_info *fi, gboolean plus);
 
+/* A length nobody would read is asked of the server first: FALSE while parked or failed. */
+gboolean fs_size_ready (FsOp *op, const FsNode *node);
+
 /* --- dir.c ----------------------------------------------------------------------------------- */
 
 void fs_lookup (FsOp *op);

@@ -8,15 +8,18 @@
 
 #include <string.h>
 
-#define MAX_WEIGHT 16       /* pipelined on one connection */
-#define WAIT_WEIGHT 8       /* from here on rather wait for a new connection */
-#define BULK_DEPTH_SHARED 2 /* commands, where interactive work may have to go in between */
-#define BULK_DEPTH 3
+#define MAX_WEIGHT 16     /* pipelined on one connection */
+#define STALLED_MS 1000   /* without progress: others go elsewhere */
+#define WAIT_WEIGHT 8     /* from here on rather wait for a new connection */
+#define BULK_DEPTH_ONLY 2 /* commands, where all others must go in between, for good */
+#define BULK_DEPTH_SOLE 6 /* where they must until a second connection is made */
+#define BULK_DEPTH 16     /* what one connection needs to fill a long wire */
 
 typedef struct
 {
   guint n_tasks, n_bulk, weight;
-  gboolean match; /* the mailbox will be selected, with enough rights */
+  gboolean stalled; /* what is under way does not move */
+  gboolean match;   /* the mailbox will be selected, with enough rights */
 } Load;
 
 static Load
@@ -27,6 +30,7 @@ load_of (const ImapSlot *slot, const ImapTask *task)
   Load load = { 0 };
 
   load.n_tasks = imap_session_n_tasks (session, &load.n_bulk, &load.weight);
+  load.stalled = imap_session_stalled (session, imap_now ()) > STALLED_MS;
   load.match = planned != NULL && task->mailbox != NULL
                && strcmp (planned->mailbox, task->mailbox) == 0 && planned->access >= task->access;
   return load;
@@ -56,7 +60,7 @@ count_ready (const ImapPool *pool, guint *n_with_bulk)
 static guint
 interactive_cost (const ImapSlot *slot, const ImapTask *task, const Load *load)
 {
-  guint cost = load->weight * 4 + load->n_bulk * 64;
+  guint cost = load->weight * 4 + load->n_bulk * 64 + (load->stalled ? 1024 : 0);
 
   if (task->mailbox != NULL && !load->match)
     {
@@ -86,7 +90,8 @@ pick_interactive (ImapPool *pool, const ImapTask *task)
       if (!imap_connection_is_ready (slot->connection))
         continue;
       load = load_of (slot, task);
-      if (load.weight - load.n_bulk >= (can_open ? WAIT_WEIGHT : MAX_WEIGHT))
+      if (load.weight - load.n_bulk >= (can_open ? WAIT_WEIGHT : MAX_WEIGHT)
+          || (load.stalled && can_open))
         continue;
       cost = interactive_cost (slot, task, &load);
       if (cost < best_cost)
@@ -104,7 +109,7 @@ static ImapSlot *
 pick_bulk (ImapPool *pool, const ImapTask *task)
 {
   guint n_with_bulk, n_ready = count_ready (pool, &n_with_bulk);
-  guint depth = n_ready > 1 ? BULK_DEPTH : BULK_DEPTH_SHARED;
+  guint depth = n_ready > 1 ? BULK_DEPTH : pool->limit > 1 ? BULK_DEPTH_SOLE : BULK_DEPTH_ONLY;
   guint best_cost = G_MAXUINT;
   ImapSlot *best = NULL;
 
@@ -117,7 +122,7 @@ pick_bulk (ImapPool *pool, const ImapTask *task)
       if (!imap_connection_is_ready (slot->connection))
         continue;
       load = load_of (slot, task);
-      if (load.n_bulk >= depth || load.weight - load.n_bulk >= MAX_WEIGHT)
+      if (load.stalled || load.n_bulk >= depth || load.weight - load.n_bulk >= MAX_WEIGHT)
         continue;
       if (load.n_bulk == 0 && n_ready > 1 && n_with_bulk + 1 >= n_ready)
         continue; /* the last one is for those who wait */
@@ -154,10 +159,35 @@ place_queue (ImapPool *pool, GQueue *queue, ImapSlot *(*pick) (ImapPool *, const
     }
 }
 
+/* Bodies that wait behind a command that does not move are taken back, if there is another way. */
+static void
+take_back_stuck (ImapPool *pool)
+{
+  for (guint i = 0; i < pool->slots->len; i++)
+    {
+      ImapSlot *slot = pool->slots->pdata[i];
+      GQueue stuck = G_QUEUE_INIT;
+      ImapSession *session;
+      ImapTask *task;
+
+      if (!imap_connection_is_ready (slot->connection))
+        continue;
+      session = imap_connection_session (slot->connection);
+      if (imap_session_stalled (session, imap_now ()) <= STALLED_MS)
+        continue;
+      while ((task = imap_session_take_stuck (session)) != NULL)
+        g_queue_push_tail (&stuck, task);
+      while ((task = g_queue_pop_tail (&stuck)) != NULL)
+        g_queue_push_head (task->bulk ? &pool->bulk : &pool->interactive, task);
+    }
+}
+
 void
 imap_pool_place (ImapPool *pool)
 {
   pool->more = FALSE;
+  if (pool->limit > 1)
+    take_back_stuck (pool);
   place_queue (pool, &pool->interactive, pick_interactive);
   place_queue (pool, &pool->bulk, pick_bulk);
 }

@@ -337,6 +337,8 @@ list_start (ListJob *job)
   job->by_name = g_hash_table_new (g_str_hash, g_str_equal);
   list->task.ops = &list_ops;
   list->task.weight = 2;
+  /* RFC 9051 6.3.11; Dovecot goes on telling what the selected mailbox was like. */
+  list->task.unselected = TRUE;
   list->task.next = &lsub->task;
   list->job = job;
   list->task.owner = lsub->task.owner = job;

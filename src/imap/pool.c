@@ -148,7 +148,8 @@ set_down (ImapPool *pool, const GError *error, gboolean throttled)
                      + back_off (pool->n_failures, throttled || pool->down->code == MAIL_ERROR_BUSY
                                                        ? THROTTLED_MAX_MS
                                                        : BACKOFF_MAX_MS);
-  if (pool->n_failures++ == 0)
+  /* Before the first login the caller of start says it. */
+  if (pool->n_failures++ == 0 && pool->caps != 0)
     mail_log_warning ("%s: %s", pool->config->host, error->message);
 }
 

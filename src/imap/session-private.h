@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Shared by session.c (the pipeline), session-data.c (untagged data) and auth.c (the way from the
- * greeting to READY). Nobody else looks inside. Net thread.
+ * Shared by session.c (life and tasks), pipeline.c (commands and answers), session-data.c (untagged
+ * data) and auth.c (the way from the greeting to READY). Nobody else looks inside. Net thread.
  */
 #pragma once
 
@@ -75,6 +75,7 @@ struct ImapSession
   char *changed;
 
   gint64 last_input, progress_at;
+  gint64 woken_at; /* the first command after a long silence, until the server says anything */
   gsize progress_bytes;
   ImapTrace *trace;              /* or NULL */
   guint n_tasks, n_bulk, weight; /* in the queues */
@@ -85,13 +86,28 @@ struct ImapSession
 
 extern const ImapResponseHandler imap_session_handler;
 
+#define IMAP_OUT_HIGH (64 * 1024) /* as much is kept ready to be written */
+#define IMAP_PROGRESS_BYTES 4096  /* fewer are no progress */
+#define IMAP_SILENCE_MS 30000     /* after it the connection is suspected to be gone */
+
+/* pipeline.c */
+/* Tells whoever waits for entry, and frees it. It is in no queue any more. status NULL: no answer
+ * came, or it was not needed. */
+void imap_entry_finish (ImapSession *session, ImapEntry *entry, const ImapStatus *status,
+                        const GError *error);
+void imap_entry_free (ImapEntry *entry);
+/* sign: 1 comes, -1 goes. */
+void imap_session_count_task (ImapSession *session, const ImapTask *task, int sign);
+/* Whether nothing is under way that the server owes an answer for. */
+gboolean imap_session_is_quiet (const ImapSession *session);
+/* Takes command. */
+ImapEntry *imap_session_push (ImapSession *session, ImapCommand *command, ImapInternalDone done);
+void imap_session_answer (ImapSession *session, const ImapStatus *status);
+
 /* session.c */
 void
 imap_session_die (ImapSession *session, int code, const char *format, ...) G_GNUC_PRINTF (3, 4);
 void imap_session_die_error (ImapSession *session, GError *error); /* takes error */
-/* Takes command. */
-ImapEntry *imap_session_push (ImapSession *session, ImapCommand *command, ImapInternalDone done);
-void imap_session_answer (ImapSession *session, const ImapStatus *status);
 void imap_session_new_parser (ImapSession *session);
 
 /* session-data.c */

@@ -123,6 +123,11 @@ guint imap_session_n_tasks (const ImapSession *session, guint *n_bulk, guint *we
 guint imap_session_n_done (const ImapSession *session);
 /* Whether since the last call the server said that it wants to be left alone. */
 gboolean imap_session_take_busy (ImapSession *session);
+/* For how many milliseconds what is under way has made no progress; 0 at rest. */
+gint64 imap_session_stalled (const ImapSession *session, gint64 now);
+/* A task that waits for a body behind a command that does not move, to be put elsewhere; each only
+ * once. NULL when there are no more. */
+ImapTask *imap_session_take_stuck (ImapSession *session);
 /* The mailbox that is selected once everything queued is done, or NULL. */
 const ImapSelect *imap_session_planned (const ImapSession *session);
 gint64 imap_session_last_input (const ImapSession *session);

@@ -80,7 +80,9 @@ struct ImapTask
    * given back when the connection is lost before a byte of it was sent. Others follow the SELECT
    * at once. */
   gboolean changes;
-  gboolean selects; /* the command is itself the EXAMINE of mailbox */
+  gboolean selects;    /* the command is itself the EXAMINE of mailbox */
+  gboolean unselected; /* no mailbox may be selected: what STATUS says of that one is old */
+  gboolean moved;      /* once taken from behind a command that did not move */
   gboolean bulk;
   gboolean follows;   /* set by the session: not the first of its chain */
   guint weight;       /* how much it keeps a connection busy; 0 counts as 1 */

@@ -396,3 +396,11 @@ cache_disk_failed (MailCache *cache, int error_number)
     mail_log_warning ("cache %s: %s; keeping %u MiB of messages in memory", cache->dir,
                       g_strerror (error_number), CACHE_MEMORY_BUDGET >> 20);
 }
+
+void
+cache_disk_worked (MailCache *cache)
+{
+  if (g_atomic_int_get (&cache->disk_failing)
+      && g_atomic_int_compare_and_exchange (&cache->disk_failing, TRUE, FALSE))
+    mail_log_info ("cache %s: can be written again", cache->dir);
+}

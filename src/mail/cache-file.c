@@ -87,23 +87,31 @@ take_from_idle (MailCacheFile *file, guint64 charge)
 }
 
 static guint64
-memory_held (const MailCacheFile *file)
+memory_held (const MailCacheFile *file, guint *n_chunks_out)
 {
   guint64 held = 0;
+  guint n = 0;
 
   if (file->memory_fd >= 0)
     for (guint i = 0; i < file->chunks.n; i++)
       if (file->chunks.items[i].in_memory)
-        held += file->chunks.items[i].length;
+        {
+          held += file->chunks.items[i].length;
+          n++;
+        }
+  if (n_chunks_out)
+    *n_chunks_out = n;
   return held;
 }
 
+/* The same number as when the file is found on disk again, or the accounts would drift. */
 void
 cache_file_account (MailCacheFile *file)
 {
-  guint64 held = file->chunks.held - memory_held (file);
+  guint n_in_memory;
+  guint64 held = file->chunks.held - memory_held (file, &n_in_memory);
 
-  set_charge (file, file->fd < 0 ? 0 : cache_charge (held, file->chunks.n));
+  set_charge (file, file->fd < 0 ? 0 : cache_charge (held, file->chunks.n - n_in_memory));
 }
 
 static void
@@ -209,7 +217,7 @@ void
 cache_file_drop_all (MailCacheFile *file)
 {
   int fd = file->fd, memory_fd = file->memory_fd;
-  guint64 memory = memory_held (file);
+  guint64 memory = memory_held (file, NULL);
 
   if (memory > 0)
     add_memory (file, -(gint64)memory);
@@ -241,7 +249,7 @@ void
 cache_file_flush (MailCacheFile *file)
 {
   if (file->fd >= 0 && !file->footer_stored && !g_atomic_int_get (&file->detached)
-      && file->chunks.n > 0 && memory_held (file) == 0)
+      && file->chunks.n > 0 && memory_held (file, NULL) == 0)
     cache_footer_store (file);
 }
 
@@ -252,7 +260,7 @@ cache_file_finish (MailCacheFile *file)
     return;
   if (!file->footer_stored)
     {
-      gboolean has_bytes = file->chunks.held > memory_held (file)
+      gboolean has_bytes = file->chunks.held > memory_held (file, NULL)
                            || (file->end_known && file->end == 0);
 
       if (!has_bytes || !cache_footer_store (file))
@@ -537,6 +545,7 @@ store (MailCacheFile *file, guint64 offset, const guint8 *data, gsize length)
       store_in_memory (file, offset, data, length);
       return;
     }
+  cache_disk_worked (file->cache);
   file->extent = MAX (file->extent, offset + length);
   cache_chunks_add (&file->chunks, offset, data, length, FALSE, 0);
 }
@@ -622,7 +631,7 @@ set_end_locked (MailCacheFile *file, guint64 end, GError **error)
         return fail_differs (file, "the cache file cannot be cut", error);
       file->extent = end;
     }
-  if (cache_file_is_whole (file) && memory_held (file) == 0 && !cache_footer_store (file))
+  if (cache_file_is_whole (file) && memory_held (file, NULL) == 0 && !cache_footer_store (file))
     cache_disk_failed (file->cache, errno);
   return TRUE;
 }
@@ -690,6 +699,7 @@ write_new (MailCacheFile *file, const guint8 *data, gsize length)
         close_fd (&file->fd);
       return FALSE;
     }
+  cache_disk_worked (file->cache);
   file->end_known = TRUE;
   file->end = file->extent = length;
   file->footer_stored = TRUE;

@@ -186,8 +186,6 @@ MailCacheFile *cache_file_get_locked (MailCache *cache, const CacheKey *key);
 void cache_file_ref_locked (MailCacheFile *file);
 /* Out of the tables and the accounts; the bytes stay for who holds the file. */
 void cache_file_detach_locked (MailCacheFile *file);
-/* Nobody has it any more and it is in no table. Not under the lock. */
-void cache_file_free (MailCacheFile *file);
 /* Closes the unused file that has waited longest: FALSE when there was none. Takes the lock. */
 gboolean cache_close_oldest (MailCache *cache);
 
@@ -231,6 +229,7 @@ gboolean cache_footer_store (MailCacheFile *file);
 gboolean cache_footer_strip (MailCacheFile *file);
 gboolean cache_disk_usable (MailCache *cache);
 void cache_disk_failed (MailCache *cache, int error_number);
+void cache_disk_worked (MailCache *cache);
 
 /* --- cache-reclaim.c */
 guint64 cache_charge (guint64 held, guint n_chunks);
@@ -240,3 +239,5 @@ void cache_throttle (MailCache *cache);
 gboolean cache_reclaim_start (MailCache *cache);
 void cache_reclaim_stop (MailCache *cache);
 void cache_reclaim_wake_locked (MailCache *cache);
+/* To be counted by the background thread. */
+void cache_bucket_queue_locked (MailCache *cache, CacheBucket *bucket);

@@ -23,6 +23,10 @@
 #define TRASH_DEPTH 4
 #define FLUSH_SECONDS 5
 #define STUCK_SECONDS 1
+/* A directory in heavy use is counted when there is a moment of rest; after so many times as it is.
+ */
+#define MAX_COUNTS 100
+#define COUNT_PAUSE 10000 /* microseconds */
 
 guint64
 cache_charge (guint64 held, guint n_chunks)
@@ -162,12 +166,23 @@ count_once (MailCache *cache, CacheBucket *bucket, gboolean last_try)
   return done;
 }
 
+void
+cache_bucket_queue_locked (MailCache *cache, CacheBucket *bucket)
+{
+  if (bucket->queued || bucket->dropped)
+    return;
+  bucket->queued = TRUE;
+  g_queue_push_tail (&cache->uncounted, bucket);
+  cache_reclaim_wake_locked (cache);
+}
+
 /* bucket has one user more while this runs, given back here. */
 static void
 count_bucket (MailCache *cache, CacheBucket *bucket)
 {
-  for (guint tries = 1; !count_once (cache, bucket, tries == 4); tries++)
-    ;
+  for (guint tries = 1; !count_once (cache, bucket, tries == MAX_COUNTS); tries++)
+    if (tries > 3 && !is_stopping (cache))
+      g_usleep (COUNT_PAUSE);
   pthread_mutex_lock (&cache->lock);
   cache_bucket_release (bucket);
   pthread_mutex_unlock (&cache->lock);
@@ -202,6 +217,8 @@ count_all (MailCache *cache)
   DIR *dir = cache->data_fd < 0 ? NULL : open_list (cache->data_fd, ".");
   struct dirent *d;
   guint32 content_id;
+  GHashTableIter iter;
+  gpointer data;
 
   while (dir && (d = readdir (dir)) && !is_stopping (cache))
     if (cache_parse_hex (d->d_name, &content_id))
@@ -210,6 +227,11 @@ count_all (MailCache *cache)
     closedir (dir);
   pthread_mutex_lock (&cache->lock);
   cache->scanned = TRUE;
+  /* Directories that were made while we looked, in a race that left them uncounted. */
+  g_hash_table_iter_init (&iter, cache->buckets);
+  while (g_hash_table_iter_next (&iter, &data, NULL))
+    if (!((CacheBucket *)data)->counted)
+      cache_bucket_queue_locked (cache, data);
   pthread_mutex_unlock (&cache->lock);
 }
 

@@ -141,12 +141,8 @@ end_live (MailCacheFile *file, gboolean keeps_name)
   else
     cache->used -= file->charge;
   bucket->touched = TRUE;
-  if (!bucket->counted && cache->scanned && !bucket->dropped && !bucket->queued)
-    {
-      bucket->queued = TRUE;
-      g_queue_push_tail (&cache->uncounted, bucket);
-      cache_reclaim_wake_locked (cache);
-    }
+  if (!bucket->counted && cache->scanned)
+    cache_bucket_queue_locked (cache, bucket);
 }
 
 void
@@ -159,21 +155,28 @@ cache_file_detach_locked (MailCacheFile *file)
   g_atomic_int_set (&file->detached, TRUE);
 }
 
-void
-cache_file_free (MailCacheFile *file)
+/* The last reference is gone: nobody may find the file any more, in no list either. */
+static void
+retire_locked (MailCacheFile *file)
 {
   MailCache *cache = file->cache;
-  guint64 memory = 0;
 
+  if (!g_atomic_int_get (&file->detached))
+    {
+      g_hash_table_remove (cache->files, &file->key);
+      end_live (file, TRUE);
+    }
   for (guint i = 0; i < file->chunks.n; i++)
     if (file->chunks.items[i].in_memory)
-      memory += file->chunks.items[i].length;
-  pthread_mutex_lock (&cache->lock);
-  cache->memory_used -= memory;
+      cache->memory_used -= file->chunks.items[i].length;
   if (file->in_memory_files)
     g_queue_unlink (&cache->memory_files, &file->memory_link);
   cache_bucket_release (file->bucket);
-  pthread_mutex_unlock (&cache->lock);
+}
+
+static void
+free_file (MailCacheFile *file)
+{
   if (file->fd >= 0)
     close (file->fd);
   if (file->memory_fd >= 0)
@@ -198,13 +201,6 @@ wants_touch (const MailCacheFile *file)
          && file->used_at / G_USEC_PER_SEC - file->mtime > CACHE_TOUCH_SECONDS;
 }
 
-static void
-forget_locked (MailCacheFile *file)
-{
-  g_hash_table_remove (file->cache->files, &file->key);
-  end_live (file, TRUE);
-}
-
 gboolean
 cache_close_oldest (MailCache *cache)
 {
@@ -220,9 +216,9 @@ cache_close_oldest (MailCache *cache)
   if (can_go (file) && !wants_touch (file))
     {
       g_queue_unlink (&cache->unused, &file->unused_link);
-      forget_locked (file);
+      retire_locked (file);
       pthread_mutex_unlock (&cache->lock);
-      cache_file_free (file);
+      free_file (file);
       return TRUE;
     }
   /* It must stay in the table while its footer is written, so that nobody opens it half done. The
@@ -235,26 +231,20 @@ cache_close_oldest (MailCache *cache)
       pthread_mutex_unlock (&file->lock);
     }
   pthread_mutex_lock (&cache->lock);
-  file->refs--;
-  if (file->refs == 0 && !g_atomic_int_get (&file->detached))
+  if (--file->refs == 0 && (g_atomic_int_get (&file->detached) || can_go (file)))
+    retire_locked (file);
+  else
     {
-      if (can_go (file))
+      if (file->refs == 0)
         {
-          forget_locked (file);
-          pthread_mutex_unlock (&cache->lock);
-          cache_file_free (file);
-          return TRUE;
+          g_queue_push_tail_link (&cache->unused, &file->unused_link);
+          file->in_unused = TRUE;
         }
-      g_queue_push_tail_link (&cache->unused, &file->unused_link);
-      file->in_unused = TRUE;
-    }
-  else if (file->refs == 0)
-    {
-      pthread_mutex_unlock (&cache->lock);
-      cache_file_free (file);
-      return TRUE;
+      file = NULL;
     }
   pthread_mutex_unlock (&cache->lock);
+  if (file)
+    free_file (file);
   return TRUE;
 }
 
@@ -307,10 +297,9 @@ mail_cache_file_unref (MailCacheFile *file)
     }
   if (g_atomic_int_get (&file->detached) || (file->fd < 0 && file->memory_fd < 0))
     {
-      if (!g_atomic_int_get (&file->detached))
-        forget_locked (file);
+      retire_locked (file);
       pthread_mutex_unlock (&cache->lock);
-      cache_file_free (file);
+      free_file (file);
       return;
     }
   g_queue_push_tail_link (&cache->unused, &file->unused_link);

@@ -6,7 +6,7 @@
  * so that nobody is woken too early. A waiter that left (its request was answered otherwise) stays
  * linked until its range arrives or fails: the bytes still land in the cache.
  */
-#include "store-private.h"
+#include "mail/mover.h"
 
 #include "mailfs/log.h"
 
@@ -26,6 +26,7 @@ typedef struct
 typedef struct
 {
   guint64 key;
+  guint64 size; /* as claimed when this began */
   MailCacheFile *file;
   GQueue waiters; /* MailWaiter links */
   GArray *claims; /* of Claim */
@@ -57,13 +58,16 @@ typedef struct
   MailMailbox *mailbox;
   guint32 content_id;
   guint64 start, end; /* of each message; end MAIL_TO_END: the rest */
+  guint64 claim_end;  /* of the claim that goes when the message is done, usually end */
+  guint64 true_end;   /* this only looks whether the start is still the same: then that is the end */
   MailPriority priority;
   GArray *uids; /* of guint32, ascending: what has not finished yet */
 
   guint32 uid; /* the message that is arriving, 0: none */
   MailCacheFile *file;
   GByteArray *small;   /* its bytes from offset 0 while they are few */
-  guint64 wire_offset; /* bytes of it seen so far */
+  guint64 first_offset; /* where its bytes began */
+  guint64 wire_offset;  /* bytes of it seen so far */
   guint64 lf_offset;   /* eol=lf: bytes written */
   gboolean held_cr;    /* eol=lf: a CR whose next byte has not come yet */
   GError *error;       /* this message failed locally; the rest of it is ignored */
@@ -96,8 +100,18 @@ mail_fetches_free (MailFetches *fetches)
 
 /* --- claims, under the lock ------------------------------------------------------------------ */
 
+/* Whether a read can be answered: who reads on behind the claimed end must hear of the true one. */
+static gboolean
+has_range (MailCacheFile *file, guint64 size, guint64 offset, guint64 length)
+{
+  guint64 end;
+
+  return mail_cache_file_has (file, offset, length)
+         && (offset + length <= size || mail_cache_file_end (file, &end));
+}
+
 static Pending *
-get_pending (MailFetches *fetches, guint64 key, MailCacheFile *file)
+get_pending (MailFetches *fetches, guint64 key, MailCacheFile *file, guint64 size)
 {
   Pending *pending = g_hash_table_lookup (fetches->pending, &key);
 
@@ -105,6 +119,7 @@ get_pending (MailFetches *fetches, guint64 key, MailCacheFile *file)
     return pending;
   pending = g_new0 (Pending, 1);
   pending->key = key;
+  pending->size = size;
   pending->file = mail_cache_file_ref (file);
   pending->claims = g_array_new (FALSE, FALSE, sizeof (Claim));
   g_hash_table_insert (fetches->pending, &pending->key, pending);
@@ -191,7 +206,7 @@ collect_waiters (Pending *pending, gboolean over, GQueue *woken, GQueue *failed)
       const MailWaiter *waiter = link->data;
 
       next = link->next;
-      if (mail_cache_file_has (pending->file, waiter->offset, waiter->length))
+      if (has_range (pending->file, pending->size, waiter->offset, waiter->length))
         {
           g_queue_unlink (&pending->waiters, link);
           g_queue_push_tail_link (woken, link);
@@ -204,7 +219,7 @@ collect_waiters (Pending *pending, gboolean over, GQueue *woken, GQueue *failed)
     }
 }
 
-static void fetch_whole_instead (Fetch *fetch, guint32 uid);
+static void check_start (Fetch *fetch, guint32 uid, guint64 end);
 
 /* --- bytes arriving, net thread -------------------------------------------------------------- */
 
@@ -241,7 +256,7 @@ release (Fetch *fetch, guint32 uid, const GError *error)
   Pending *pending = g_hash_table_lookup (fetches->pending, &key);
   if (pending != NULL)
     {
-      drop_claim (pending, fetch->start, fetch->end);
+      drop_claim (pending, fetch->start, fetch->claim_end);
       collect_waiters (pending, TRUE, &woken, &failed);
       put_pending (fetches, pending);
     }
@@ -312,22 +327,26 @@ enter_message (Fetch *fetch, guint32 uid, guint64 offset)
   leave_message (fetch);
   fetch->uid = uid;
   fetch->file = mail_cache_get (fetch->fetches->store->cache, fetch->content_id, uid, 0);
-  fetch->wire_offset = offset;
+  fetch->first_offset = fetch->wire_offset = offset;
   fetch->lf_offset = 0;
   fetch->held_cr = FALSE;
+  /* Where a byte belongs is known only by counting from the start. */
+  if (offset > 0 && fetch->fetches->store->options.eol_lf)
+    g_set_error (&fetch->error, MAIL_ERROR, MAIL_ERROR_PROTOCOL, "it does not begin at its start");
 }
 
 static void
 fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data, gsize length)
 {
   Fetch *fetch = (Fetch *)sink;
+  gboolean lf = fetch->fetches->store->options.eol_lf;
 
-  if (fetch->uid != uid)
+  /* After a lost connection a message is told again from its start. */
+  if (fetch->uid != uid || (lf && offset != fetch->wire_offset))
     enter_message (fetch, uid, offset);
-  if (fetch->fetches->store->options.eol_lf)
+  if (lf)
     {
-      if (offset == fetch->wire_offset)
-        write_lf (fetch, data, length);
+      write_lf (fetch, data, length);
       fetch->wire_offset += length;
       wake_readers (fetch);
       return;
@@ -366,19 +385,20 @@ write_end (Fetch *fetch, guint64 end)
 }
 
 /* The true length is known: what the server claimed is corrected before any reader is answered. */
-static void
-learn_size (Fetch *fetch, guint32 uid, guint64 size)
+void
+mail_store_learn_size (MailMailbox *mailbox, guint32 content_id, guint32 uid, guint64 size)
 {
-  MailMailbox *mailbox = fetch->mailbox;
   MailStore *store = mailbox->store;
   MailMessage copy;
+  guint64 claimed = 0;
   gboolean wrong = FALSE;
 
   g_mutex_lock (&mailbox->lock);
   MailMessage *message = mail_mailbox_get_locked (mailbox, uid);
   if (message != NULL && (message->size != size || !(message->local & MAIL_LOCAL_EXACT)))
     {
-      wrong = message->size != size;
+      claimed = message->size;
+      wrong = claimed != size;
       message->size = size;
       message->local |= MAIL_LOCAL_EXACT;
       copy = *message;
@@ -388,10 +408,10 @@ learn_size (Fetch *fetch, guint32 uid, guint64 size)
     return;
 
   MailIndexBatch *batch = mail_index_batch_new ();
-  mail_index_batch_put (batch, fetch->content_id, &copy, 1);
+  mail_index_batch_put (batch, content_id, &copy, 1);
   mail_index_queue (store->index, batch);
   if (store->events.size_known != NULL)
-    store->events.size_known (store->events_data, fetch->content_id, uid);
+    store->events.size_known (store->events_data, content_id, uid, claimed, size);
 }
 
 static guint64
@@ -403,20 +423,24 @@ claimed_size (Fetch *fetch, guint32 uid)
 }
 
 /* A part that came short says where the message ends, unless the server caps parts: when that is
- * before the claimed end, only an empty answer from there on proves it. An empty part behind bytes
- * that are missing proves nothing but that the claim is wrong: then the whole is fetched. */
+ * before the claimed end, ask from there on. The backend answers an empty part with the whole message,
+ * from offset 0 on, and that is proof. An end behind the claimed one may mean that the parts are of
+ * two different messages: the first block must then still be what it was. */
 static void
 finish_message (Fetch *fetch, guint32 uid, guint64 end, gboolean at_end)
 {
-  gboolean part = fetch->end != MAIL_TO_END, empty = end == fetch->start && fetch->start > 0;
-  guint64 from, to;
+  gboolean whole = (fetch->start == 0 && fetch->end == MAIL_TO_END)
+                   || fetch->first_offset < fetch->start;
+  guint64 claimed = claimed_size (fetch, uid);
 
-  if (!at_end || (part && !empty && end < claimed_size (fetch, uid)))
-    flush_small (fetch);
-  else if (empty && mail_cache_file_missing (fetch->file, 0, end, &from, &to))
-    fetch_whole_instead (fetch, uid);
-  else
+  if (at_end && (whole || end == claimed))
     write_end (fetch, end);
+  else
+    flush_small (fetch);
+  if (fetch->true_end != 0 && fetch->error == NULL)
+    mail_cache_file_set_end (fetch->file, fetch->true_end, &fetch->error);
+  else if (at_end && !whole && end > claimed && fetch->error == NULL)
+    check_start (fetch, uid, end);
 }
 
 static void
@@ -434,9 +458,18 @@ fetch_message (MailFetchSink *sink, guint32 uid, guint64 end, gboolean at_end, c
   else
     g_byte_array_set_size (fetch->small, 0); /* half a message, perhaps of another one */
   if (error == NULL && fetch->error == NULL && mail_cache_file_end (fetch->file, &true_end))
-    learn_size (fetch, uid, true_end);
+    {
+      mail_store_learn_size (fetch->mailbox, fetch->content_id, uid, true_end);
+      if (fetch->mailbox->store->mover != NULL)
+        mail_mover_fetched (fetch->mailbox->store->mover, fetch->mailbox, fetch->content_id, uid);
+    }
   if (fetch->error != NULL && error == NULL)
-    mail_log_warning ("message %u: %s", uid, fetch->error->message);
+    {
+      mail_log_warning ("message %u: %s", uid, fetch->error->message);
+      if (fetch->fetches->store->events.contents_dropped != NULL)
+        fetch->fetches->store->events.contents_dropped (fetch->fetches->store->events_data,
+                                                        fetch->content_id, uid);
+    }
   g_autoptr (GError) own = g_steal_pointer (&fetch->error);
   leave_message (fetch);
   release (fetch, uid, error != NULL ? error : own);
@@ -553,26 +586,29 @@ fetch_new (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, guint
   fetch->mailbox = mail_mailbox_ref (mailbox);
   fetch->content_id = content_id;
   fetch->start = start_offset;
-  fetch->end = end;
+  fetch->end = fetch->claim_end = end;
   fetch->priority = priority;
   fetch->uids = g_array_new (FALSE, FALSE, sizeof (guint32));
   fetch->small = g_byte_array_new ();
   return fetch;
 }
 
-/* Net thread; the waiters of the part go on waiting, for the whole. */
+/* Net thread: the first block again; the cache compares. Who waits for the end goes on waiting. */
 static void
-fetch_whole_instead (Fetch *fetch, guint32 uid)
+check_start (Fetch *fetch, guint32 uid, guint64 end)
 {
   MailFetches *fetches = fetch->fetches;
-  Fetch *whole = fetch_new (fetches, fetch->mailbox, fetch->content_id, 0, MAIL_TO_END,
-                            fetch->priority);
+  Fetch *check = fetch_new (fetches, fetch->mailbox, fetch->content_id, 0, MAIL_BLOCK_SIZE,
+                            MAIL_PRIORITY_INTERACTIVE);
 
-  g_array_append_val (whole->uids, uid);
+  check->true_end = end;
+  check->claim_end = MAIL_TO_END;
+  g_array_append_val (check->uids, uid);
   g_mutex_lock (&fetches->lock);
-  add_claim (get_pending (fetches, make_key (fetch->content_id, uid), fetch->file), 0, MAIL_TO_END);
+  add_claim (get_pending (fetches, make_key (fetch->content_id, uid), fetch->file, end), 0,
+             MAIL_TO_END);
   g_mutex_unlock (&fetches->lock);
-  mail_store_invoke (fetches->store, start, whole);
+  mail_store_invoke (fetches->store, start, check);
 }
 
 /* Claims what is absent of [start, end) and queues a request for each piece. Lock held. */
@@ -681,19 +717,23 @@ widen (const MailStore *store, guint64 size, guint64 *offset, guint64 *end)
       *end = MAIL_TO_END;
       return;
     }
+  guint64 asked = *end;
+
   *offset -= *offset % MAIL_BLOCK_SIZE;
   *end += MAIL_BLOCK_SIZE - 1;
   *end -= *end % MAIL_BLOCK_SIZE;
+  /* One byte more than there should be, or all there is, shows the true end. */
   if (*end >= size)
-    *end = MAX (size, *offset) + 1; /* one byte more than there should be: shows the true end */
+    *end = asked > size ? MAIL_TO_END : size + 1;
 }
 
 static gboolean
-read_cached (MailCacheFile *file, guint64 offset, void *buffer, gsize length, gsize *n_out)
+read_cached (MailCacheFile *file, guint64 size, guint64 offset, void *buffer, gsize length,
+             gsize *n_out)
 {
   gssize n;
 
-  if (!mail_cache_file_has (file, offset, length))
+  if (!has_range (file, size, offset, length))
     return FALSE;
   n = mail_cache_file_read (file, offset, buffer, length, NULL);
   if (n < 0) /* evicted or damaged in between: as if it had never been there */
@@ -712,10 +752,11 @@ park (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, guint32 ui
   MailAnswer answer = MAIL_READY;
 
   g_mutex_lock (&fetches->lock);
-  if (!mail_cache_file_has (file, offset, length))
+  if (!has_range (file, size, offset, length))
     {
-      Pending *pending = get_pending (fetches, make_key (content_id, uid), file);
+      Pending *pending = get_pending (fetches, make_key (content_id, uid), file, size);
 
+      pending->size = size;
       waiter->offset = offset;
       waiter->length = length;
       waiter->link.data = waiter;
@@ -724,6 +765,13 @@ park (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, guint32 ui
       claim_absent (fetches, mailbox, content_id, pending, start_offset, end,
                     MAIL_PRIORITY_INTERACTIVE, requests);
       answer = MAIL_PARKED;
+      if (pending->claims->len == 0)
+        {
+          /* Never wait for what nobody fetches. */
+          g_queue_unlink (&pending->waiters, &waiter->link);
+          put_pending (fetches, pending);
+          answer = MAIL_FAILED;
+        }
     }
   g_mutex_unlock (&fetches->lock);
   send_requests (fetches, requests);
@@ -742,7 +790,7 @@ note_walk (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, guint
     return;
   requests = g_ptr_array_new ();
   g_mutex_lock (&fetches->lock);
-  Pending *pending = get_pending (fetches, make_key (content_id, uid), file);
+  Pending *pending = get_pending (fetches, make_key (content_id, uid), file, size);
   walk_on (fetches, mailbox, content_id, pending, size, offset, end, requests);
   put_pending (fetches, pending);
   g_mutex_unlock (&fetches->lock);
@@ -765,39 +813,129 @@ not_cached (GError **error)
   return MAIL_FAILED;
 }
 
+/* The id of a message that is stored here, or NULL; the caller's. */
+static char *
+kept_id (MailStore *store, MailMailbox *mailbox, guint32 uid)
+{
+  g_autofree char *id = NULL;
+
+  if (store->keep == NULL || mail_keep_length (store->keep) == 0)
+    return NULL;
+  g_mutex_lock (&mailbox->lock);
+  id = g_strdup (mail_mailbox_remote_id_locked (mailbox, uid));
+  g_mutex_unlock (&mailbox->lock);
+  return id != NULL && mail_keep_has (store->keep, id) ? g_steal_pointer (&id) : NULL;
+}
+
+gboolean
+mail_store_is_kept (MailStore *store, MailMailbox *mailbox, guint32 uid)
+{
+  g_autofree char *id = kept_id (store, mailbox, uid);
+
+  return id != NULL;
+}
+
+/* eol=lf: a stored message goes through the cache, which has the line ends that readers want. */
+static gboolean
+load_lf (MailStore *store, MailMailbox *mailbox, guint32 uid, const char *id, MailCacheFile *file)
+{
+  MailKept kept;
+
+  if (!mail_keep_get (store->keep, id, &kept))
+    return FALSE;
+  mail_kept_clear (&kept);
+  g_autofree char *wire = g_malloc (kept.size + 1);
+  gssize n = mail_keep_read (store->keep, id, 0, wire, kept.size, NULL);
+  gsize length = 0;
+  for (gssize i = 0; i < n; i++)
+    if (wire[i] != '\r' || i + 1 == n || wire[i + 1] != '\n')
+      wire[length++] = wire[i];
+  if (n < 0 || !mail_cache_file_write_whole (file, wire, length, NULL))
+    return FALSE;
+  mail_store_learn_size (mailbox, mail_mailbox_content_id (mailbox), uid, length);
+  return TRUE;
+}
+
+/* What is stored here is read from there. FALSE: it is not; n_out: bytes, or -1 with error. */
+static gboolean
+read_kept (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 offset, void *buffer,
+           gsize length, gssize *n_out, GError **error)
+{
+  g_autofree char *id = kept_id (store, mailbox, uid);
+  g_autoptr (GError) failed = NULL;
+
+  if (id == NULL)
+    return FALSE;
+  if (store->options.eol_lf)
+    {
+      g_autoptr (MailCacheFile) file
+          = mail_cache_get (store->cache, mail_mailbox_content_id (mailbox), uid, 0);
+
+      if (mail_cache_file_has (file, offset, length) || load_lf (store, mailbox, uid, id, file))
+        *n_out = mail_cache_file_read (file, offset, buffer, length, &failed);
+      else
+        *n_out = mail_keep_read (store->keep, id, offset, buffer, length, &failed);
+    }
+  else
+    *n_out = mail_keep_read (store->keep, id, offset, buffer, length, &failed);
+  if (*n_out < 0 && g_error_matches (failed, MAIL_ERROR, MAIL_ERROR_GONE))
+    return FALSE;
+  if (*n_out < 0)
+    g_propagate_error (error, g_steal_pointer (&failed));
+  return TRUE;
+}
+
+/* A message that was moved is still known to some reader by its old place. */
+static MailMailbox *
+follow (MailStore *store, MailMailbox *mailbox, guint32 *uid)
+{
+  MailMessage message;
+
+  if (mail_mailbox_find (mailbox, *uid, &message))
+    return NULL;
+  return mail_changes_moved (store, mail_mailbox_content_id (mailbox), uid);
+}
+
 MailAnswer
 mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 offset, void *buffer,
                  gsize length, gsize *n_out, MailWaiter *waiter, GError **error)
 {
+  g_autoptr (MailMailbox) moved = follow (store, mailbox, &uid);
+
+  if (moved != NULL)
+    mailbox = moved;
   guint32 content_id = mail_mailbox_content_id (mailbox);
   MailMessage message;
 
+  gssize n_kept;
+
   if (lookup (mailbox, uid, &message, error) != MAIL_READY)
     return MAIL_FAILED;
+  if (read_kept (store, mailbox, uid, offset, buffer, length, &n_kept, error))
+    {
+      *n_out = (gsize)MAX (n_kept, 0);
+      return n_kept >= 0 ? MAIL_READY : MAIL_FAILED;
+    }
   g_autoptr (MailCacheFile) file = mail_cache_get (store->cache, content_id, uid, 0);
-  gboolean hit = read_cached (file, offset, buffer, length, n_out);
+  gboolean hit = read_cached (file, message.size, offset, buffer, length, n_out);
   if (!hit && waiter == NULL && !store->options.offline)
     return MAIL_PARKED;
   mail_counter_add (hit ? MAIL_COUNTER_HITS : MAIL_COUNTER_MISSES, 1);
 
+  MailAnswer answer = MAIL_READY;
+  if (!hit && !store->options.offline)
+    answer = park (store->fetches, mailbox, content_id, uid, message.size, file, offset, length,
+                   waiter);
   if (!store->options.offline)
     {
-      if (!hit && park (store->fetches, mailbox, content_id, uid, message.size, file, offset,
-                        length, waiter)
-                      == MAIL_PARKED)
-        {
-          note_walk (store->fetches, mailbox, content_id, uid, message.size, file, offset,
-                     offset + length);
-          mail_readahead_note (store->readahead, mailbox, content_id, uid, message.size, offset,
-                               offset + length, TRUE);
-          return MAIL_PARKED;
-        }
       note_walk (store->fetches, mailbox, content_id, uid, message.size, file, offset,
                  offset + length);
       mail_readahead_note (store->readahead, mailbox, content_id, uid, message.size, offset,
                            offset + length, !hit);
     }
-  if (hit || read_cached (file, offset, buffer, length, n_out))
+  if (answer == MAIL_PARKED)
+    return MAIL_PARKED;
+  if (hit || read_cached (file, message.size, offset, buffer, length, n_out))
     return MAIL_READY;
   return not_cached (error);
 }
@@ -806,6 +944,10 @@ MailAnswer
 mail_store_fetch_whole (MailStore *store, MailMailbox *mailbox, guint32 uid, MailWaiter *waiter,
                         GError **error)
 {
+  g_autoptr (MailMailbox) moved = follow (store, mailbox, &uid);
+
+  if (moved != NULL)
+    mailbox = moved;
   guint32 content_id = mail_mailbox_content_id (mailbox);
   MailMessage message;
   guint64 end;
@@ -814,6 +956,9 @@ mail_store_fetch_whole (MailStore *store, MailMailbox *mailbox, guint32 uid, Mai
     return MAIL_FAILED;
   g_autoptr (MailCacheFile) file = mail_cache_get (store->cache, content_id, uid, 0);
   if (mail_cache_file_end (file, &end) && mail_cache_file_has (file, 0, end))
+    return MAIL_READY;
+  g_autofree char *id = kept_id (store, mailbox, uid);
+  if (id != NULL && (!store->options.eol_lf || load_lf (store, mailbox, uid, id, file)))
     return MAIL_READY;
   if (store->options.offline)
     return not_cached (error);
@@ -830,7 +975,14 @@ mail_store_cached_bytes (MailStore *store, MailMailbox *mailbox, guint32 uid)
 {
   g_autoptr (MailCacheFile) file
       = mail_cache_peek (store->cache, mail_mailbox_content_id (mailbox), uid, 0);
+  g_autofree char *id = kept_id (store, mailbox, uid);
+  MailKept kept;
 
+  if (id != NULL && mail_keep_get (store->keep, id, &kept))
+    {
+      mail_kept_clear (&kept);
+      return kept.size;
+    }
   return file != NULL ? mail_cache_file_bytes (file) : 0;
 }
 
@@ -872,7 +1024,7 @@ mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 content_
               g_ptr_array_add (requests, fetch);
             }
           g_array_append_val (fetch->uids, parts[i].uid);
-          add_claim (get_pending (fetches, key, file), parts[i].start, parts[i].end);
+          add_claim (get_pending (fetches, key, file, MAIL_TO_END), parts[i].start, parts[i].end);
         }
       g_mutex_unlock (&fetches->lock);
     }

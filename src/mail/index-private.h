@@ -120,6 +120,7 @@ typedef struct
   sqlite3 *db;
   sqlite3_stmt *sql[INDEX_N_SQL];
   IndexPage page; /* the one being changed; written when another one is needed */
+  int n_log_pages;
 } IndexWriter;
 
 struct MailIndex

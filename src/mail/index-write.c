@@ -12,6 +12,8 @@
 
 #include <string.h>
 
+#define LOG_PAGES 1000 /* written back when it is that long */
+
 static const char *const sql_text[INDEX_N_SQL] = {
   [INDEX_SQL_BEGIN] = "BEGIN IMMEDIATE",
   [INDEX_SQL_COMMIT] = "COMMIT",
@@ -34,6 +36,13 @@ static const char *const sql_text[INDEX_N_SQL] = {
   [INDEX_SQL_REMOVE_META] = "DELETE FROM meta WHERE key = ?",
   [INDEX_SQL_PUT_KEYWORDS] = "INSERT OR REPLACE INTO keywords (id, text, crc) VALUES (?,?,?)",
 };
+
+static int
+count_log_pages (void *data, sqlite3 *db, const char *name, int n_pages)
+{
+  ((IndexWriter *)data)->n_log_pages = n_pages;
+  return SQLITE_OK;
+}
 
 gboolean
 index_writer_prepare (IndexWriter *writer)
@@ -410,6 +419,18 @@ write_batches (MailIndex *index, GQueue *batches)
   g_atomic_int_set (&index->read_only, TRUE);
 }
 
+/* Writing the log back syncs the disk: not while somebody waits for the transaction. */
+static void
+write_back_log (MailIndex *index)
+{
+  IndexWriter *writer = &index->writer;
+
+  if (index->in_memory || g_atomic_int_get (&index->read_only) || writer->n_log_pages < LOG_PAGES)
+    return;
+  writer->n_log_pages = 0;
+  sqlite3_wal_checkpoint_v2 (writer->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+}
+
 static void *
 writer_main (void *data)
 {
@@ -432,11 +453,14 @@ writer_main (void *data)
       pthread_mutex_unlock (&index->queue_lock);
 
       write_batches (index, &batches);
-      g_queue_clear_full (&batches, (GDestroyNotify)index_batch_free);
-
       pthread_mutex_lock (&index->queue_lock);
       index->done_sequence = sequence;
       pthread_cond_broadcast (&index->done);
+      pthread_mutex_unlock (&index->queue_lock);
+
+      g_queue_clear_full (&batches, (GDestroyNotify)index_batch_free);
+      write_back_log (index);
+      pthread_mutex_lock (&index->queue_lock);
     }
   pthread_mutex_unlock (&index->queue_lock);
   return NULL;
@@ -445,6 +469,8 @@ writer_main (void *data)
 gboolean
 index_writer_start (MailIndex *index)
 {
+  if (!index->in_memory)
+    sqlite3_wal_hook (index->writer.db, count_log_pages, &index->writer);
   index->has_thread = pthread_create (&index->thread, NULL, writer_main, index) == 0;
   return index->has_thread;
 }

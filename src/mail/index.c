@@ -231,7 +231,7 @@ configure (sqlite3 *db, gboolean writer)
   if (!writer)
     return exec (db, "PRAGMA query_only = ON");
   return exec (db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
-                   "PRAGMA journal_size_limit = 4194304; PRAGMA wal_autocheckpoint = 1000");
+                   "PRAGMA journal_size_limit = 4194304; PRAGMA wal_autocheckpoint = 0");
 }
 
 static int

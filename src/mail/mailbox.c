@@ -210,6 +210,8 @@ mail_mailbox_unload_locked (MailMailbox *mailbox)
   g_clear_pointer (&mailbox->uid_to_name, g_hash_table_unref);
   g_clear_pointer (&mailbox->uid_to_remote, g_hash_table_unref);
   g_clear_pointer (&mailbox->remote_to_uid, g_hash_table_unref);
+  g_clear_pointer (&mailbox->inserted, g_hash_table_unref);
+  g_clear_pointer (&mailbox->pending_flags, g_hash_table_unref);
   mailbox->loaded = FALSE;
 }
 
@@ -287,6 +289,9 @@ mail_mailbox_uid_of_name (MailMailbox *mailbox, const char *name)
   g_mutex_lock (&mailbox->lock);
   if (mailbox->name_to_uid != NULL)
     uid = GPOINTER_TO_UINT (g_hash_table_lookup (mailbox->name_to_uid, name));
+  const MailMessage *message = uid != 0 ? mail_mailbox_get_locked (mailbox, uid) : NULL;
+  if (message != NULL && !visible (message))
+    uid = 0; /* removed or moved: the name is free */
   g_mutex_unlock (&mailbox->lock);
   return uid;
 }
@@ -301,6 +306,12 @@ mail_mailbox_touch_locked (MailMailbox *mailbox)
   mailbox->mtime = g_get_real_time () / G_USEC_PER_SEC;
   value = g_strdup_printf ("%" G_GINT64_FORMAT, mailbox->mtime);
   mail_index_set_meta (mailbox->store->index, key, value);
+}
+
+gboolean
+mail_message_size_is_absurd (const MailMessage *message)
+{
+  return message->size == 0 && (message->local & MAIL_LOCAL_EXACT) == 0;
 }
 
 /* --- place in the tree --------------------------------------------------------------------- */

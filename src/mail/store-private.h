@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "mail/keep.h"
 #include "mailfs/store.h"
 #include "mailfs/uidset.h"
 
@@ -13,6 +14,11 @@
 
 typedef struct MailReadahead MailReadahead;
 typedef struct MailFetches MailFetches;
+typedef struct MailChanges MailChanges;
+
+/* 2020-01-01, the origin of MailMessage.changed. */
+#define MAIL_CHANGED_EPOCH G_GINT64_CONSTANT (1577836800)
+typedef struct MailMover MailMover;
 
 struct MailStore
 {
@@ -37,9 +43,14 @@ struct MailStore
   gboolean listed;        /* a list is known, from now or from the index; under tree_lock */
   gboolean listing;       /* under tree_lock */
   GQueue list_waiters;    /* MailWaiter links; under tree_lock */
+  GQueue relist_waiters, next_relist_waiters; /* of the list under way, of the one after it */
+  char *outside_trash;    /* the backend's name of a trash outside of the root; under tree_lock */
 
   MailFetches *fetches;
   MailReadahead *readahead;
+  MailChanges *changes;
+  MailKeep *keep;   /* messages that are only here; NULL without options.pop3_dir */
+  MailMover *mover; /* beside keep; net thread */
 
   GMutex quota_lock;
   gboolean asking_quota;           /* under quota_lock */
@@ -87,6 +98,10 @@ struct MailMailbox
   char *rights;           /* MYRIGHTS or NULL */
   gboolean syncing;
   GQueue sync_waiters;    /* MailWaiter links */
+  guint sync_started;     /* how many were begun: the number of the last one */
+  guint sync_merged;      /* the number of the last one that succeeded */
+  GHashTable *inserted;   /* UIDs a change of ours brought -> sync_started at that time; or NULL */
+  GHashTable *pending_flags; /* pending.c's, or NULL */
 };
 
 /* store.c */
@@ -114,9 +129,28 @@ char *mail_mailbox_path_unlocked (MailMailbox *mailbox); /* tree lock held; esca
 /* tree.c */
 gboolean mail_tree_load (MailStore *store, GError **error);
 void mail_tree_refresh (MailStore *store); /* net thread; starts a LIST unless one runs */
+/* waiter is woken when a list begun from now on has been applied, or with the error. Any thread. */
+void mail_tree_relist (MailStore *store, MailWaiter *waiter);
+/* The server has renamed mailbox, with all below it, to `name`: the same directories, elsewhere. */
+void mail_tree_move (MailMailbox *mailbox, MailMailbox *parent, const char *leaf, const char *text,
+                     const char *name);
+/* The mailbox the backend calls name, at the top, made where no list has named it yet. Before the
+ * threads run. Borrowed. */
+MailMailbox *mail_tree_ensure (MailStore *store, const char *name);
 
 /* sync.c */
 void mail_sync_start (MailMailbox *mailbox); /* any thread; mailbox->syncing was set by the caller */
+
+/* change.c and its like, as the others here need them */
+void mail_changes_online (MailChanges *changes);
+void mail_changes_resume (MailChanges *changes, gboolean final);
+void mail_changes_kick (MailChanges *changes);
+/* Where a message went that is known by its old place: a reference, and *uid; or NULL. */
+MailMailbox *mail_changes_moved (MailStore *store, guint32 content_id, guint32 *uid);
+/* What the server says in listing `number`, and what it will say. */
+void mail_pending_heard_locked (MailMailbox *mailbox, guint32 uid, guint number, guint8 *flags,
+                                guint32 *keywords);
+void mail_pending_prune_locked (MailMailbox *mailbox, guint number);
 
 /* fetch.c */
 MailFetches *mail_fetches_new (MailStore *store);
@@ -131,6 +165,16 @@ typedef struct
 void mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id,
                          const MailFetchPart *parts, guint n_parts);
 gboolean mail_fetches_busy (MailFetches *fetches, guint32 content_id, guint32 uid);
+/* The message is stored here to stay. No lock held. */
+gboolean mail_store_is_kept (MailStore *store, MailMailbox *mailbox, guint32 uid);
+/* The true length of a message was seen. No lock held. */
+void mail_store_learn_size (MailMailbox *mailbox, guint32 content_id, guint32 uid, guint64 size);
+
+/* mover.c, for whoever removes messages; net thread. TRUE: no server has the message any more, only the
+ * local copy is to go. */
+gboolean mail_mover_is_only_here (MailStore *store, MailMailbox *mailbox, guint32 uid);
+/* The local copy goes, if there is one; what the server has must be gone already. */
+gboolean mail_mover_forget (MailStore *store, MailMailbox *mailbox, guint32 uid, GError **error);
 
 /* readahead.c */
 MailReadahead *mail_readahead_new (MailStore *store);

@@ -3,7 +3,8 @@
  * MailStore: puts index, cache and backend together, starts and stops them, and keeps what somebody
  * looks at up to date. The only way from other threads to the backend is mail_store_invoke.
  */
-#include "store-private.h"
+#include "mail/change-private.h"
+#include "mail/mover.h"
 
 #include "mailfs/log.h"
 
@@ -182,6 +183,8 @@ poll_used (gpointer data)
                       && now - store->listed_at >= store->options.refresh * G_TIME_SPAN_SECOND;
   g_rw_lock_reader_unlock (&store->tree_lock);
 
+  if (store->mover != NULL)
+    mail_mover_poll (store->mover);
   /* A list that carries STATUS resets tried_at of exactly the mailboxes that changed. */
   if (used->len > 0 && list_due)
     mail_tree_refresh (store);
@@ -270,6 +273,22 @@ make_dir (const char *parent, const char *name, char **path_out, GError **error)
   return FALSE;
 }
 
+/* After the tree: what is kept becomes part of it. */
+static gboolean
+open_keep (MailStore *store, GError **error)
+{
+  const MailStoreOptions *options = &store->options;
+
+  if (options->pop3_dir == NULL)
+    return TRUE;
+  store->keep = mail_keep_open (options->pop3_dir, options->account_key,
+                                options->pop3_delete && !options->read_only, error);
+  if (store->keep == NULL)
+    return FALSE;
+  store->mover = mail_mover_new (store);
+  return TRUE;
+}
+
 MailStore *
 mail_store_new (const MailStoreOptions *options, GMainContext *net, MailBackend *backend,
                 const MailNaming *naming, GError **error)
@@ -289,6 +308,8 @@ mail_store_new (const MailStoreOptions *options, GMainContext *net, MailBackend 
   g_rw_lock_init (&store->tree_lock);
   g_mutex_init (&store->quota_lock);
   g_queue_init (&store->list_waiters);
+  g_queue_init (&store->relist_waiters);
+  g_queue_init (&store->next_relist_waiters);
   g_queue_init (&store->quota_waiters);
   store->by_id = g_hash_table_new_full (NULL, NULL, NULL, (GDestroyNotify)mail_mailbox_unref);
   store->by_content = g_hash_table_new (NULL, NULL);
@@ -302,7 +323,8 @@ mail_store_new (const MailStoreOptions *options, GMainContext *net, MailBackend 
   if (make_dir (options->dir, "messages", &cache_dir, error)
       && (store->index = mail_index_open (options->dir, options->account_key, NULL, error)) != NULL
       && (store->cache = mail_cache_open (cache_dir, options->cache_size, error)) != NULL
-      && mail_tree_load (store, error))
+      && mail_tree_load (store, error) && open_keep (store, error)
+      && (store->changes = mail_changes_new (store, error)) != NULL)
     return store;
   mail_store_free (store);
   return NULL;
@@ -342,7 +364,12 @@ finish_start (Starting *starting, const GError *error)
       error = missing;
     }
   if (error == NULL && !store->options.offline)
-    start_timer (store);
+    {
+      start_timer (store);
+      mail_changes_online (store->changes);
+    }
+  if (error == NULL && store->mover != NULL)
+    mail_mover_poll (store->mover);
   starting->done (error, starting->user_data);
   g_free (starting);
 }
@@ -397,19 +424,51 @@ mail_store_start (MailStore *store, MailDoneFunc done, gpointer user_data)
   finish_start (starting, error);
 }
 
+typedef struct
+{
+  MailStore *store;
+  MailDoneFunc done;
+  gpointer user_data;
+  GError *left; /* changes that stay queued */
+} Stopping;
+
+static void
+closed (const GError *error, gpointer data)
+{
+  Stopping *stopping = data;
+
+  stopping->done (stopping->left != NULL ? stopping->left : error, stopping->user_data);
+  g_clear_error (&stopping->left);
+  g_free (stopping);
+}
+
+static void
+drained (const GError *error, gpointer data)
+{
+  Stopping *stopping = data;
+  MailStore *store = stopping->store;
+
+  stopping->left = error != NULL ? g_error_copy (error) : NULL;
+  store->stopping = TRUE;
+  store->backend->ops->close (store->backend, closed, stopping);
+}
+
 void
 mail_store_stop (MailStore *store, MailDoneFunc done, gpointer user_data)
 {
   g_autofree char *caps = g_strdup_printf ("%u", mail_store_caps (store));
 
-  store->stopping = TRUE;
   if (store->refresh_timer != NULL)
     {
       g_source_destroy (store->refresh_timer);
       g_clear_pointer (&store->refresh_timer, g_source_unref);
     }
   mail_index_set_meta (store->index, "caps", caps);
-  store->backend->ops->close (store->backend, done, user_data);
+  Stopping *stopping = g_new0 (Stopping, 1);
+  stopping->store = store;
+  stopping->done = done;
+  stopping->user_data = user_data;
+  mail_changes_stop (store->changes, drained, stopping);
 }
 
 /* What left the listing in this run is no longer needed by any reader. */
@@ -436,6 +495,9 @@ mail_store_free (MailStore *store)
   if (store->cache != NULL)
     forget_gone (store);
   store->backend->ops->free (store->backend);
+  g_clear_pointer (&store->changes, mail_changes_free);
+  mail_mover_free (store->mover);
+  mail_keep_close (store->keep);
   mail_readahead_free (store->readahead);
   mail_fetches_free (store->fetches);
   g_hash_table_unref (store->by_content);
@@ -451,6 +513,7 @@ mail_store_free (MailStore *store)
   g_free (store->options.root_mailbox);
   g_free (store->options.trash);
   g_free (store->options.pop3_dir);
+  g_free (store->outside_trash);
   g_free (store);
 }
 
@@ -510,6 +573,8 @@ mail_store_status_text (MailStore *store)
   g_rw_lock_reader_lock (&store->tree_lock);
   g_string_append_printf (text, "mailboxes %u\n", g_hash_table_size (store->by_content));
   g_rw_lock_reader_unlock (&store->tree_lock);
+  if (store->keep != NULL)
+    g_string_append_printf (text, "stored %u\n", mail_keep_length (store->keep));
   g_string_append_printf (text, "cache_bytes %" G_GUINT64_FORMAT "\n",
                           mail_cache_used (store->cache));
   return g_string_free (text, FALSE);

@@ -4,14 +4,11 @@
  * and merged in one step when it says that it is complete, so that a listing cut short changes
  * nothing. Readers see the old state or the new one.
  */
-#include "store-private.h"
+#include "mail/mover.h"
 
 #include "mailfs/log.h"
 
 #include <string.h>
-
-/* 2020-01-01, the origin of MailMessage.changed. */
-#define CHANGED_EPOCH G_GINT64_CONSTANT (1577836800)
 
 typedef struct
 {
@@ -25,11 +22,13 @@ typedef struct
   MailMailbox *mailbox;
   char *name;
   guint32 content_id;
+  guint number; /* how many listings of this mailbox were begun, with this one */
   MailMailboxStatus known;
   guint32 uidvalidity;
   gboolean begun, complete, has_present;
   GArray *messages;     /* of MailMessage: all of them (complete), else the new ones */
   GPtrArray *remote_ids; /* beside messages with MAIL_CAP_REMOTE_IDS, else NULL */
+  gint64 began;          /* monotonic µs */
   GArray *flags;        /* of MailMessage: only flags, keywords, modseq */
   MailUidSet *vanished, *present;
 } Sync;
@@ -50,13 +49,13 @@ event_clear (gpointer data)
 static guint32
 changed_now (void)
 {
-  return (guint32)(g_get_real_time () / G_USEC_PER_SEC - CHANGED_EPOCH);
+  return (guint32)(g_get_real_time () / G_USEC_PER_SEC - MAIL_CHANGED_EPOCH);
 }
 
 gint64
 mail_message_changed (const MailMessage *message)
 {
-  return message->changed != 0 ? CHANGED_EPOCH + (gint64)message->changed : message->internaldate;
+  return message->changed != 0 ? MAIL_CHANGED_EPOCH + (gint64)message->changed : message->internaldate;
 }
 
 /* --- the sink -------------------------------------------------------------------------------- */
@@ -191,14 +190,36 @@ lose (Merge *merge, const MailMessage *old)
     }
 }
 
-/* What the server says of flags replaces ours; size and date of a known message stay. */
-static void
-update (Merge *merge, MailMessage *old, const MailMessage *news)
+/* Hidden because it was removed here and cannot be expunged; another client took that back. */
+static gboolean
+is_undeleted (const MailMessage *old, const MailMessage *news)
 {
+  return (old->local & MAIL_LOCAL_HIDDEN) != 0 && (old->flags & MAIL_FLAG_DELETED) != 0
+         && (news->flags & MAIL_FLAG_DELETED) == 0;
+}
+
+/* What the server says of flags replaces ours, but for changes of ours that it has not answered yet;
+ * size and date of a known message stay. A server that has no flags says nothing of them: then ours,
+ * which a mail program may have set, stay too. */
+static void
+update (Merge *merge, MailMessage *old, const MailMessage *said)
+{
+  MailMessage heard = *said;
+  const MailMessage *news = &heard;
+  guint8 flags = said->flags;
+  guint32 keywords = said->keywords;
+
+  if (merge->sync->remote_ids != NULL)
+    return;
+  mail_pending_heard_locked (merge->mailbox, old->uid, merge->sync->number, &flags, &keywords);
+  heard.flags = flags;
+  heard.keywords = keywords;
   if (old->flags == news->flags && old->keywords == news->keywords
       && (news->modseq == 0 || old->modseq == news->modseq))
     return;
   MailMessage before = *old;
+  if (is_undeleted (old, news))
+    old->local &= ~MAIL_LOCAL_HIDDEN, merge->entries_changed = TRUE;
   if (old->flags != news->flags || old->keywords != news->keywords)
     old->changed = changed_now ();
   old->flags = news->flags;
@@ -206,7 +227,8 @@ update (Merge *merge, MailMessage *old, const MailMessage *news)
   if (news->modseq != 0)
     old->modseq = news->modseq;
   g_array_append_val (merge->changed, *old);
-  add_event (merge, &before, old);
+  if ((old->local & MAIL_LOCAL_HIDDEN) == 0)
+    add_event (merge, (before.local & MAIL_LOCAL_HIDDEN) == 0 ? &before : NULL, old);
 }
 
 static gint
@@ -232,6 +254,59 @@ sort_unique (GArray *messages)
       g_array_index (messages, MailMessage, kept++) = *message;
     }
   g_array_set_size (messages, kept);
+}
+
+/* Messages that came by a change of ours after this listing was begun: it may not have them yet. */
+static void
+keep_inserted (Merge *merge)
+{
+  MailMailbox *mailbox = merge->mailbox;
+  GArray *now = merge->sync->messages;
+  guint n_known = now->len;
+  GHashTableIter iter;
+  gpointer uid, number;
+
+  if (mailbox->inserted == NULL || !merge->sync->complete)
+    return;
+  g_hash_table_iter_init (&iter, mailbox->inserted);
+  while (g_hash_table_iter_next (&iter, &uid, &number))
+    {
+      const MailMessage *ours = mail_mailbox_get_locked (mailbox, GPOINTER_TO_UINT (uid));
+      gboolean there = FALSE;
+
+      for (guint i = n_known; i-- > 0 && !there;)
+        {
+          guint32 listed = g_array_index (now, MailMessage, i).uid;
+
+          if (listed < GPOINTER_TO_UINT (uid))
+            break;
+          there = listed == GPOINTER_TO_UINT (uid);
+        }
+      if (ours != NULL && !there && GPOINTER_TO_UINT (number) >= merge->sync->number)
+        {
+          MailMessage copy = *ours;
+          g_array_append_val (now, copy);
+        }
+    }
+  if (now->len > n_known)
+    sort_unique (now);
+}
+
+static void
+prune (Merge *merge)
+{
+  MailMailbox *mailbox = merge->mailbox;
+  GHashTableIter iter;
+  gpointer number;
+
+  mail_pending_prune_locked (mailbox, merge->sync->number);
+  mailbox->sync_merged = merge->sync->number;
+  if (mailbox->inserted == NULL)
+    return;
+  g_hash_table_iter_init (&iter, mailbox->inserted);
+  while (g_hash_table_iter_next (&iter, NULL, &number))
+    if (GPOINTER_TO_UINT (number) < merge->sync->number)
+      g_hash_table_iter_remove (&iter);
 }
 
 /* The whole list: walk old and new side by side. */
@@ -357,6 +432,34 @@ assign_uids (Merge *merge)
   mailbox->status.uidnext = next;
 }
 
+/* What is stored here stays listed, whatever the server still has. */
+static void
+retain_kept (Merge *merge)
+{
+  Sync *sync = merge->sync;
+  MailMailbox *mailbox = merge->mailbox;
+  g_autoptr (GHashTable) reported = g_hash_table_new (g_str_hash, g_str_equal);
+  g_autoptr (GHashTable) retained = NULL;
+  GHashTableIter iter;
+  gpointer id;
+
+  for (guint i = 0; sync->remote_ids != NULL && i < sync->remote_ids->len; i++)
+    g_hash_table_add (reported, sync->remote_ids->pdata[i]);
+  retained = mail_mover_retain_locked (mailbox->store->mover, reported, sync->began);
+  g_hash_table_iter_init (&iter, retained);
+  while (g_hash_table_iter_next (&iter, &id, NULL))
+    {
+      gpointer uid = mailbox->remote_to_uid != NULL
+                         ? g_hash_table_lookup (mailbox->remote_to_uid, id)
+                         : NULL;
+      const MailMessage *message
+          = uid != NULL ? mail_mailbox_get_locked (mailbox, GPOINTER_TO_UINT (uid)) : NULL;
+
+      if (message != NULL)
+        g_array_append_vals (sync->messages, message, 1);
+    }
+}
+
 /* Another UIDVALIDITY: these are other messages, even where the numbers are the same. Tree lock. */
 static void
 replace_contents (Merge *merge)
@@ -422,6 +525,7 @@ merge_locked (Merge *merge, const MailSyncResult *result)
   Sync *sync = merge->sync;
   MailMailbox *mailbox = merge->mailbox;
   gboolean first = mailbox->status.uidvalidity == 0;
+  gboolean keeps = mailbox->store->keep != NULL && sync->complete;
   guint64 modseq = mailbox->status.highestmodseq;
 
   merge->silent = first && !mailbox->loaded;
@@ -431,13 +535,19 @@ merge_locked (Merge *merge, const MailSyncResult *result)
     mailbox->messages = g_array_new (FALSE, FALSE, sizeof (MailMessage));
   mailbox->loaded = TRUE;
 
+  if (keeps)
+    mail_mover_seed_locked (mailbox->store->mover, mailbox, merge->batch);
   assign_uids (merge);
+  if (keeps)
+    retain_kept (merge);
   sort_unique (sync->messages);
+  keep_inserted (merge);
   if (sync->complete)
     merge_complete (merge);
   else
     merge_difference (merge);
 
+  prune (merge);
   remember_result (mailbox, result, sync->remote_ids != NULL
                                         || (mail_store_caps (mailbox->store) & MAIL_CAP_REMOTE_IDS));
   if (first || merge->entries_changed)
@@ -532,8 +642,19 @@ finish (Sync *sync, const GError *error)
     mail_log_info ("listing \"%s\": %s", sync->name, error->message);
   /* What is known goes on being served while the server is away, but not against its word. */
   mail_store_wake_all (&waiters, known && mail_store_is_network_error (error) ? NULL : error);
+  if (error == NULL)
+    mail_changes_kick (mailbox->store->changes); /* the server works */
   if (g_error_matches (error, MAIL_ERROR, MAIL_ERROR_GONE))
     mail_tree_refresh (mailbox->store);
+}
+
+static void
+report_to_mover (Sync *sync)
+{
+  g_autoptr (GPtrArray) none = g_ptr_array_new ();
+
+  mail_mover_listed (sync->mailbox->store->mover, sync->mailbox,
+                     sync->remote_ids != NULL ? sync->remote_ids : none);
 }
 
 static void
@@ -544,6 +665,8 @@ sync_done (MailSyncSink *sink, const MailSyncResult *result, const GError *error
   if (error == NULL && sync->begun)
     merge_sync (sync, result);
   finish (sync, error);
+  if (error == NULL && sync->begun && sync->complete && sync->mailbox->store->mover != NULL)
+    report_to_mover (sync);
   sync_free (sync);
 }
 
@@ -571,6 +694,7 @@ mail_sync_start (MailMailbox *mailbox)
                                .is_known = sync_is_known,
                                .done = sync_done };
   sync->mailbox = mail_mailbox_ref (mailbox);
+  sync->began = g_get_monotonic_time ();
   sync->messages = g_array_new (FALSE, FALSE, sizeof (MailMessage));
   sync->flags = g_array_new (FALSE, FALSE, sizeof (MailMessage));
   sync->vanished = mail_uid_set_new ();
@@ -580,6 +704,7 @@ mail_sync_start (MailMailbox *mailbox)
   g_mutex_lock (&mailbox->lock);
   sync->name = g_strdup (mailbox->name != NULL ? mailbox->name : "");
   sync->content_id = mailbox->content_id;
+  sync->number = ++mailbox->sync_started;
   if (mail_mailbox_load_locked (mailbox))
     sync->known = mailbox->status;
   g_mutex_unlock (&mailbox->lock);

@@ -48,6 +48,24 @@ compare_ids (gconstpointer a, gconstpointer b)
   return left->id < right->id ? -1 : left->id > right->id;
 }
 
+/* Where among the parent's children this one is, or belongs. */
+static guint
+child_place (const MailMailbox *parent, const MailMailbox *child)
+{
+  guint low = 0, high = parent->children->len;
+
+  while (low < high)
+    {
+      guint middle = low + (high - low) / 2;
+
+      if (compare_ids (&parent->children->pdata[middle], &child) < 0)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+  return low;
+}
+
 static MailMailbox *
 add_child (MailMailbox *parent, guint32 id, guint32 content_id, const char *leaf, const char *text)
 {
@@ -59,10 +77,7 @@ add_child (MailMailbox *parent, guint32 id, guint32 content_id, const char *leaf
   child->parent = parent;
   child->in_tree = TRUE;
   g_hash_table_insert (parent->child_by_leaf, child->leaf, child);
-  g_ptr_array_add (parent->children, child);
-  if (parent->children->len > 1
-      && compare_ids (&parent->children->pdata[parent->children->len - 2], &child) > 0)
-    g_ptr_array_sort (parent->children, compare_ids);
+  g_ptr_array_insert (parent->children, (gint)child_place (parent, child), child);
   g_hash_table_insert (store->by_id, GUINT_TO_POINTER (id), child);
   g_hash_table_insert (store->by_content, GUINT_TO_POINTER (content_id), child);
   return child;
@@ -172,6 +187,8 @@ mail_tree_load (MailStore *store, GError **error)
   GHashTableIter iter;
   gpointer mailbox;
   load_mtime (store->root);
+  if (store->root->content_id != 0)
+    g_array_append_val (contents, store->root->content_id);
   g_hash_table_iter_init (&iter, store->by_id);
   while (g_hash_table_iter_next (&iter, NULL, &mailbox))
     {
@@ -181,6 +198,77 @@ mail_tree_load (MailStore *store, GError **error)
   g_array_sort (contents, (GCompareFunc)mail_compare_uint32);
   mail_cache_retain_contents (store->cache, (const guint32 *)contents->data, contents->len);
   return TRUE;
+}
+
+MailMailbox *
+mail_tree_ensure (MailStore *store, const char *name)
+{
+  g_autofree char *leaf = store->naming.mailbox_part (name, FALSE);
+  char *leaves[] = { leaf, NULL }, *texts[] = { (char *)name, NULL };
+  gboolean added = FALSE;
+  MailMailbox *mailbox = find_or_add (store, leaves, texts, &added);
+
+  if (mailbox->name == NULL)
+    mailbox->name = g_strdup (name);
+  store->listed = TRUE;
+  return mailbox;
+}
+
+/* A renamed mailbox keeps its number and its messages. Tree lock held for writing. */
+static void
+rename_below (MailMailbox *node, const char *old_name, const char *name, MailIndexBatch *batch)
+{
+  gsize length = strlen (old_name);
+
+  if (node->name != NULL && strncmp (node->name, old_name, length) == 0)
+    {
+      char *now = g_strconcat (name, node->name + length, NULL);
+      g_free (node->name);
+      node->name = now;
+    }
+  queue_row (node, batch);
+  for (guint i = 0; i < node->children->len; i++)
+    rename_below (node->children->pdata[i], old_name, name, batch);
+}
+
+static void touch (MailMailbox *mailbox);
+
+void
+mail_tree_move (MailMailbox *mailbox, MailMailbox *parent, const char *leaf, const char *text,
+                const char *name)
+{
+  MailStore *store = mailbox->store;
+  MailIndexBatch *batch = mail_index_batch_new ();
+  g_autoptr (MailMailbox) old_parent = NULL;
+
+  g_rw_lock_writer_lock (&store->tree_lock);
+  MailMailbox *other = g_hash_table_lookup (parent->child_by_leaf, leaf);
+  if (mailbox->in_tree && mailbox->parent != NULL && parent->in_tree
+      && (other == NULL || other == mailbox))
+    {
+      g_autofree char *old_name = g_strdup (mailbox->name != NULL ? mailbox->name : name);
+
+      old_parent = mail_mailbox_ref (mailbox->parent);
+      g_hash_table_remove (old_parent->child_by_leaf, mailbox->leaf);
+      g_ptr_array_remove (old_parent->children, mailbox);
+      g_free (mailbox->leaf);
+      g_free (mailbox->text);
+      mailbox->leaf = g_strdup (leaf);
+      mailbox->text = g_strdup (text);
+      mailbox->parent = parent;
+      g_hash_table_insert (parent->child_by_leaf, mailbox->leaf, mailbox);
+      g_ptr_array_add (parent->children, mailbox);
+      g_ptr_array_sort (parent->children, compare_ids);
+      rename_below (mailbox, old_name, name, batch);
+      touch (old_parent);
+      touch (parent);
+    }
+  g_rw_lock_writer_unlock (&store->tree_lock);
+  mail_index_queue (store->index, batch);
+  if (old_parent == NULL || store->events.directory == NULL)
+    return;
+  store->events.directory (store->events_data, old_parent);
+  store->events.directory (store->events_data, parent);
 }
 
 /* --- applying a list ------------------------------------------------------------------------- */
@@ -278,7 +366,7 @@ remove_node (MailMailbox *node, MailIndexBatch *batch, GArray *gone)
   mail_index_batch_drop_contents (batch, node->content_id);
   mail_cache_drop_contents (store->cache, node->content_id);
   g_hash_table_remove (node->parent->child_by_leaf, node->leaf);
-  g_ptr_array_remove (node->parent->children, node);
+  g_ptr_array_remove_index (node->parent->children, child_place (node->parent, node));
   g_hash_table_remove (store->by_content, GUINT_TO_POINTER (node->content_id));
   node->in_tree = FALSE;
   node->parent = NULL;
@@ -385,6 +473,24 @@ skip_root (const MailStore *store, const MailMailboxInfo *info)
   return -1;
 }
 
+/* With a mailbox as the root of the mount the trash is usually beside it. */
+static void
+note_outside_trash (MailStore *store, const MailMailboxInfo *info)
+{
+  gboolean special = g_strcmp0 (info->special_use, "\\Trash") == 0;
+  gboolean usual = info->n_parts == 1 && strcmp (info->parts[0].text, "Trash") == 0;
+
+  if ((!special && !usual) || (info->flags & MAIL_MAILBOX_NO_SELECT) != 0)
+    return;
+  g_rw_lock_writer_lock (&store->tree_lock);
+  if (special || store->outside_trash == NULL)
+    {
+      g_free (store->outside_trash);
+      store->outside_trash = g_strdup (info->name);
+    }
+  g_rw_lock_writer_unlock (&store->tree_lock);
+}
+
 static void
 listing_mailbox (MailListSink *sink, const MailMailboxInfo *info)
 {
@@ -393,7 +499,10 @@ listing_mailbox (MailListSink *sink, const MailMailboxInfo *info)
   gint skip = skip_root (store, info);
 
   if (skip < 0)
-    return;
+    {
+      note_outside_trash (store, info);
+      return;
+    }
   guint n = info->n_parts - skip;
   Entry *entry = g_new0 (Entry, 1);
   entry->name = g_strdup (info->name);
@@ -413,26 +522,38 @@ listing_mailbox (MailListSink *sink, const MailMailboxInfo *info)
   g_ptr_array_add (listing->entries, entry);
 }
 
+static gboolean start_listing (gpointer data);
+
 static void
 listing_done (MailListSink *sink, const GError *error)
 {
   Listing *listing = (Listing *)sink;
   MailStore *store = listing->store;
-  GQueue waiters = G_QUEUE_INIT;
+  GQueue waiters = G_QUEUE_INIT, relisted = G_QUEUE_INIT;
 
   if (error == NULL)
-    apply (listing);
+    {
+      apply (listing);
+      mail_changes_resume (store->changes, TRUE);
+    }
   else
     mail_log_info ("listing mailboxes: %s", error->message);
 
   g_rw_lock_writer_lock (&store->tree_lock);
-  store->listing = FALSE;
+  relisted = store->relist_waiters;
+  store->relist_waiters = store->next_relist_waiters;
+  g_queue_init (&store->next_relist_waiters);
+  gboolean again = store->relist_waiters.length > 0;
+  store->listing = again;
   store->listed_at = g_get_monotonic_time ();
   gboolean known = store->listed;
   waiters = store->list_waiters;
   g_queue_init (&store->list_waiters);
   g_rw_lock_writer_unlock (&store->tree_lock);
   mail_store_wake_all (&waiters, known ? NULL : error);
+  mail_store_wake_all (&relisted, error);
+  if (again)
+    mail_store_invoke (store, start_listing, store);
   g_ptr_array_unref (listing->entries);
   g_free (listing);
 }
@@ -457,6 +578,20 @@ mail_tree_refresh (MailStore *store)
   g_rw_lock_writer_lock (&store->tree_lock);
   gboolean start = !store->listing && !store->options.offline;
   store->listing |= start;
+  g_rw_lock_writer_unlock (&store->tree_lock);
+  if (start)
+    mail_store_invoke (store, start_listing, store);
+}
+
+void
+mail_tree_relist (MailStore *store, MailWaiter *waiter)
+{
+  g_rw_lock_writer_lock (&store->tree_lock);
+  gboolean start = !store->listing;
+  waiter->link.data = waiter;
+  g_queue_push_tail_link (start ? &store->relist_waiters : &store->next_relist_waiters,
+                          &waiter->link);
+  store->listing = TRUE;
   g_rw_lock_writer_unlock (&store->tree_lock);
   if (start)
     mail_store_invoke (store, start_listing, store);

@@ -150,7 +150,10 @@ class Bench:
             try:
                 daemon.stop()
             except AssertionError as error:
-                self.trouble.append(str(error))
+                self.trouble.append(f"{user}, RTT {rtt}: {error}")
+                self.say(self.trouble[-1])
+                os.makedirs(self.args.output, exist_ok=True)
+                shutil.copy(daemon.log_path, os.path.join(self.args.output, f"{at.name}.log"))
             shutil.rmtree(at, ignore_errors=True)
 
     # --- samples --------------------------------------------------------------------------------

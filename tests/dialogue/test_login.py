@@ -132,6 +132,7 @@ def test_bad_certificate_no_credential(fake, work, dovecot, cert, implicit):
     refused(work, server, dovecot, "certificate|TLS")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_old_tls(fake, work, dovecot):
     """TLS 1.1 and older is refused (by whichever side notices first)."""
     server = fake(certs=dovecot.certs)

@@ -70,8 +70,8 @@ def test_silent_server(command, user):
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        fails(command(f"imaps://{user}@127.0.0.1:{port}/", timeout=2), MOUNT, "time|answer")
-        fails(command(f"imap://{user}@127.0.0.1:{port}/", timeout=2), MOUNT, "time|answer")
+        fails(command(f"imaps://{user}@127.0.0.1:{port}/", timeout=2), MOUNT, "time|answer|seconds")
+        fails(command(f"imap://{user}@127.0.0.1:{port}/", timeout=2), MOUNT, "time|answer|seconds")
 
 
 def test_passfile(command, dovecot, user):

@@ -213,7 +213,7 @@ def test_ro(mount, dovecot, user):
         assert error.value.errno == errno.EROFS
 
 
-def test_df_shows_quota(mount, own_dovecot, user):
+def test_df_shows_quota(own_dovecot, mount, user):
     server = own_dovecot(quota="10M")
     server.fill(user, range(100), new_every=0)
     with server.client(user) as client:

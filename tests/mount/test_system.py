@@ -50,6 +50,10 @@ def helper(installed, work):
     (bin_dir / "mailfs").symlink_to(binary)
     script.write_text(f"""#!/bin/bash
 set -eu
+# the mounts of other tests must not live on in here
+awk '$3 == "fuse.mailfs" {{ print $2 }}' /proc/mounts | while read -r other; do
+  umount -l "$other" || true
+done
 mount --bind {bin_dir} /usr/sbin
 [ -L /sbin ] || mount --bind {bin_dir} /sbin
 "$@"
@@ -178,7 +182,7 @@ def test_mount_is_private(mount, user):
     assert PASSWORD not in line
 
 
-def test_no_retry_storm(mount, own_dovecot, user):
+def test_no_retry_storm(own_dovecot, mount, user):
     """The password stops working while mounted: EACCES, and the server is left in peace."""
     server = own_dovecot()
     server.fill(user, range(10))

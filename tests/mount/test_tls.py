@@ -34,9 +34,9 @@ def test_good(mount, dovecot, user, scheme, host):
 
 @pytest.mark.parametrize("scheme", ["imap", "imaps"])
 @pytest.mark.parametrize("host, word", [
-    ("127.0.0.2", "host|name|match|IP address"),
+    ("127.0.0.2", "not for 127"),
     ("127.0.0.3", "expired"),
-    ("127.0.0.4", "self.signed"),
+    ("127.0.0.4", "not signed|self.signed"),
     ("127.0.0.5", "purpose|usage|certificate"),
 ])
 def test_bad_certificates(work, dovecot, user, scheme, host, word):

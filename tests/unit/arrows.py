@@ -17,7 +17,7 @@ DOORS = {
     "config.h": "config",
     "stream.h": "net", "sasl.h": "net",
     "backend.h": "backend", "uidset.h": "backend",
-    "index.h": "mail", "cache.h": "mail", "store.h": "mail",
+    "index.h": "mail", "cache.h": "mail", "store.h": "mail", "change.h": "mail",
 }
 
 # What a room may look at through the doors, besides itself. backend.h belongs to nobody: there mail

@@ -19,6 +19,7 @@
 
 #define PASSWORD "canary-5b1d-password"
 #define DEADLINE_S 30
+#define LIMITED "IMAP4rev1 LITERAL+ IDLE" /* and two connections */
 
 typedef struct
 {
@@ -44,7 +45,7 @@ static const char config_template[]
       "default_internal_user = %2$s\ndefault_login_user = %3$s\ndefault_internal_group = %4$s\n"
       "first_valid_uid = 0\nfirst_valid_gid = 0\ndefault_vsz_limit = 0\n"
       "mail_location = maildir:~/mail:LAYOUT=fs:INBOX=~/inbox\n"
-      "mail_max_userip_connections = 100\nmail_fsync = never\n"
+      "mail_max_userip_connections = %9$u\nmail_fsync = never\n"
       "passdb {\n driver = static\n args = password=" PASSWORD "\n}\n"
       "userdb {\n driver = static\n args = uid=%5$u gid=%6$u home=%1$s/home/%%u\n}\n"
       "namespace inbox {\n inbox = yes\n separator = /\n"
@@ -126,7 +127,8 @@ setup_server (Fixture *f, const char *capability)
   conf = g_build_filename (f->dir, "dovecot.conf", NULL);
   text = g_strdup_printf (config_template, f->dir, root ? "dovecot" : name,
                           root ? "dovenull" : name, root ? "dovecot" : group->gr_name, (guint)uid,
-                          (guint)gid, f->port, capability);
+                          (guint)gid, f->port, capability,
+                          strcmp (capability, LIMITED) == 0 ? 2 : 100);
   g_assert_true (g_file_set_contents (conf, text, -1, NULL));
   start_dovecot (f);
 }
@@ -567,10 +569,27 @@ static void
 test_list (Fixture *f, gconstpointer data)
 {
   g_autoptr (GError) error = NULL;
+  Fixture other = { .dir = f->dir, .port = f->port };
   g_autofree char *all = NULL, *subscribed = NULL;
+  Answer answer = { 0 };
+  Append append;
+  Sync sync;
   g_autofree char *child = NULL, *bad = NULL;
 
   do_create (f, "Archive");
+  /* What is told of a mailbox that is selected here and changed elsewhere is new all the same. */
+  do_append (f, "Archive", 1, 1, &append);
+  do_sync (f, "Archive", NULL, &sync);
+  sync_clear (&sync);
+  setup_client (&other, PASSWORD "\n", NULL);
+  other.backend->ops->remove (other.backend, "Archive", append.uidvalidity,
+                              &(MailUidRange) { 1, 1 }, 1, NULL, on_answer, &answer);
+  wait_ok (&other, &answer);
+  stop_client (&other);
+  all = do_list (f, FALSE);
+  if (strstr (all, "Archive|Archive|s||1") != NULL)
+    g_error ("an old number: %s", all);
+  g_free (all);
   all = do_list (f, FALSE);
   g_assert_nonnull (strstr (all, "INBOX|INBOX|"));
   g_assert_nonnull (strstr (all, "Archive|Archive|s||"));
@@ -931,6 +950,74 @@ test_lost (Fixture *f, gconstpointer data)
     }
 }
 
+/* The server's processes are stopped: they take bytes and say nothing. */
+static void
+signal_children (Fixture *f, int number)
+{
+  g_autofree char *command = g_strdup_printf ("pkill -%d -P %d", number, (int)f->pid);
+
+  g_assert_cmpint (system (command), ==, 0);
+}
+
+static void
+test_stalled (Fixture *f, gconstpointer data)
+{
+  Append append;
+  Fetch fetch;
+  gint64 begun;
+
+  stop_client (f);
+  setup_client (f, PASSWORD "\n", "timeout=2");
+  do_append (f, "INBOX", 1, 2, &append);
+  signal_children (f, SIGSTOP);
+  begun = g_get_monotonic_time ();
+  start_fetch (f, &fetch, "INBOX", append.uidvalidity, 2, 2, 0, MAIL_TO_END);
+  wait_error (f, &fetch.answer, MAIL_ERROR_TIMED_OUT);
+  fetch_clear (&fetch);
+  g_assert_cmpint (g_get_monotonic_time () - begun, <, 4 * G_USEC_PER_SEC);
+  signal_children (f, SIGCONT);
+  do_fetch (f, &fetch, "INBOX", append.uidvalidity, 2, 2, 0, MAIL_TO_END);
+  g_assert_cmpstr (fetch.messages->str, ==, "2:54:1:-1;");
+  fetch_clear (&fetch);
+}
+
+/* The server lets a user have two connections; more are wanted. */
+static void
+test_limited (Fixture *f, gconstpointer data)
+{
+  static Sync syncs[30];
+  Append append;
+
+  for (guint i = 0; i < G_N_ELEMENTS (syncs); i++)
+    {
+      g_autofree char *name = g_strdup_printf ("box %u", i);
+
+      do_create (f, name);
+    }
+  do_append (f, "box 1", 1, 1, &append);
+  for (guint i = 0; i < G_N_ELEMENTS (syncs); i++)
+    {
+      g_autofree char *name = g_strdup_printf ("box %u", i);
+
+      sync_init (&syncs[i]);
+      f->backend->ops->sync (f->backend, name, NULL, &syncs[i].sink);
+    }
+  for (guint i = 0; i < G_N_ELEMENTS (syncs); i++)
+    {
+      if (!syncs[i].answer.done)
+        run_until (f, &syncs[i].answer.done);
+      g_assert_no_error (syncs[i].answer.error);
+      sync_clear (&syncs[i]);
+    }
+  for (gboolean learnt = FALSE; !learnt;)
+    {
+      g_autofree char *state = f->backend->ops->describe (f->backend);
+
+      learnt = strcmp (state, "connected, 2 of 2 connections") == 0;
+      g_main_context_iteration (NULL, FALSE);
+    }
+}
+
 static void
 test_refused (Fixture *f, gconstpointer data)
 {
@@ -1024,6 +1111,8 @@ main (int argc, char **argv)
     }
   g_test_add ("/imap/backend/watch", Fixture, "", setup, test_watch, teardown);
   g_test_add ("/imap/backend/lost", Fixture, "", setup, test_lost, teardown);
+  g_test_add ("/imap/backend/stalled", Fixture, "", setup, test_stalled, teardown);
+  g_test_add ("/imap/backend/limited", Fixture, LIMITED, setup, test_limited, teardown);
   g_test_add ("/imap/backend/refused", Fixture, "", setup, test_refused, teardown);
   g_test_add ("/imap/backend/quota", Fixture, "", setup, test_quota, teardown);
   return g_test_run ();

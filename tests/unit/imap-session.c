@@ -1352,6 +1352,96 @@ test_idle (void)
   imap_session_free (session);
 }
 
+typedef struct
+{
+  ImapTask task;
+  int error; /* of done; NO_ERROR */
+  gboolean done;
+} Plain;
+
+static ImapCommand *
+plain_build (ImapTask *task, ImapSession *session, GError **error)
+{
+  return imap_command_new ("UID FETCH 1 (UID BODY.PEEK[])");
+}
+
+static gboolean
+plain_wants (ImapTask *task, const ImapBody *body)
+{
+  return FALSE;
+}
+
+static void
+plain_done (ImapTask *task, const ImapResult *result)
+{
+  ((Plain *)task)->done = TRUE;
+  ((Plain *)task)->error = result->error != NULL ? result->error->code : NO_ERROR;
+}
+
+/* Bodies behind a command that does not move can be taken elsewhere, once; whoever came late is not
+ * told that his time is over when the others' is. */
+static void
+test_stuck (void)
+{
+  static const ImapResponseHandler handler = { 0 };
+  static const ImapTaskOps ops = { plain_build, &handler, plain_wants, plain_done };
+  Plain tasks[4] = { 0 };
+  ImapSession *session = start_session (IMAP_TLS_OFF);
+  guint n_bulk, weight;
+  gsize length;
+
+  say (session, "* PREAUTH [CAPABILITY IMAP4rev1] hi\r\n");
+  for (guint i = 0; i < G_N_ELEMENTS (tasks); i++)
+    {
+      tasks[i].task.ops = &ops;
+      tasks[i].task.queued_at = i < 3 ? 0 : TIMEOUT_MS - 1000;
+      tasks[i].task.moved = i == 2;
+    }
+  for (guint i = 0; i < 3; i++)
+    imap_session_submit (session, &tasks[i].task, 0);
+  imap_session_output (session, &length, 0);
+  imap_session_written (session, length, 0);
+  g_assert_cmpint (imap_session_stalled (session, 1500), ==, 1500);
+  g_assert_true (imap_session_take_stuck (session) == &tasks[1].task);
+  g_assert_null (imap_session_take_stuck (session));
+  g_assert_cmpuint (imap_session_n_tasks (session, &n_bulk, &weight), ==, 2);
+  imap_session_submit (session, &tasks[3].task, TIMEOUT_MS - 1000);
+  imap_session_check (session, TIMEOUT_MS);
+  imap_session_free (session);
+  g_assert_true (tasks[0].done && !tasks[1].done && tasks[2].done && tasks[3].done);
+  g_assert_cmpint (tasks[0].error, ==, MAIL_ERROR_TIMED_OUT);
+  g_assert_cmpint (tasks[2].error, ==, MAIL_ERROR_TIMED_OUT);
+  g_assert_cmpint (tasks[3].error, ==, MAIL_ERROR_CONNECTION);
+}
+
+/* After a long silence a dead connection is given up sooner, so that reading can go elsewhere; what
+ * changes something waits for its answer. */
+static void
+test_silence (void)
+{
+  ImapSession *session = start_session (IMAP_TLS_OFF);
+  gsize length;
+
+  say (session, "* PREAUTH [CAPABILITY IMAP4rev1] hi\r\n");
+  imap_session_noop (session, 1000);
+  imap_session_output (session, &length, 1000);
+  imap_session_written (session, length, 1000);
+  g_assert_cmpint (imap_session_deadline (session), ==, 1000 + TIMEOUT_MS);
+  imap_session_feed (session, "A1 OK\r\n", 7, 2000);
+  imap_session_noop (session, 60000);
+  imap_session_output (session, &length, 60000);
+  imap_session_written (session, length, 60000);
+  g_assert_cmpint (imap_session_deadline (session), ==, 65000);
+  imap_session_feed (session, "* OK", 4, 61000);
+  g_assert_cmpint (imap_session_deadline (session), ==, 60000 + TIMEOUT_MS);
+  imap_session_feed (session, " here\r\nA2 OK\r\n", 14, 62000);
+  imap_session_noop (session, 200000);
+  imap_session_output (session, &length, 200000);
+  imap_session_check (session, 205000);
+  g_assert_error (imap_session_error (session), MAIL_ERROR, MAIL_ERROR_CONNECTION);
+  imap_session_free (session);
+}
+
 /* One byte every ten seconds is no progress. */
 static void
 test_trickle (void)
@@ -1387,6 +1477,8 @@ main (int argc, char **argv)
     }
   g_test_add_func ("/imap/session/injection", test_injection);
   g_test_add_func ("/imap/session/idle", test_idle);
+  g_test_add_func ("/imap/session/stuck", test_stuck);
+  g_test_add_func ("/imap/session/silence", test_silence);
   g_test_add_func ("/imap/session/trickle", test_trickle);
   return g_test_run ();
 }

@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Staged files: what users wrote and the server does not have yet, and what stands in a mailbox
+ * while a move into it is under way. Objects, the tables by which they are found, their journal
+ * rows. What happens to them is in commit.c. Any thread, under changes->lock.
+ */
+#include "mail/change-private.h"
+
+#include "mailfs/log.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* The listed ones of one place. */
+typedef struct
+{
+  GPtrArray *by_id;
+  GHashTable *by_name; /* borrows the names */
+} Dir;
+
+guint64
+mail_staged_key (guint32 content_id, guint32 uid)
+{
+  return (guint64)content_id << 32 | uid;
+}
+
+MailStaged *
+mail_staged_new (MailChanges *changes, guint32 id)
+{
+  MailStaged *staged = g_new0 (MailStaged, 1);
+
+  staged->n_refs = 1;
+  staged->changes = changes;
+  staged->id = id;
+  staged->mtime = G_MININT64;
+  staged->fd = -1;
+  return staged;
+}
+
+MailStaged *
+mail_staged_ref (MailStaged *staged)
+{
+  g_atomic_int_inc (&staged->n_refs);
+  return staged;
+}
+
+void
+mail_staged_unref (MailStaged *staged)
+{
+  if (!g_atomic_int_dec_and_test (&staged->n_refs))
+    return;
+  if (staged->fd >= 0)
+    close (staged->fd);
+  g_clear_pointer (&staged->mailbox, mail_mailbox_unref);
+  g_clear_pointer (&staged->source, mail_mailbox_unref);
+  g_clear_pointer (&staged->recommit, g_array_unref);
+  g_free (staged->mailbox_name);
+  g_free (staged->source_name);
+  g_free (staged->name);
+  g_free (staged->keywords);
+  g_free (staged->error);
+  g_free (staged);
+}
+
+/* --- tables ------------------------------------------------------------------------------------
+ */
+
+static void
+dir_free (gpointer data)
+{
+  Dir *dir = data;
+
+  g_ptr_array_unref (dir->by_id);
+  g_hash_table_unref (dir->by_name);
+  g_free (dir);
+}
+
+void
+mail_stage_init (MailChanges *changes)
+{
+  changes->staged = g_hash_table_new_full (NULL, NULL, NULL, (GDestroyNotify)mail_staged_unref);
+  changes->dirs = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free, dir_free);
+  changes->by_replaced = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free, NULL);
+}
+
+static Dir *
+find_dir (MailChanges *changes, MailMailbox *mailbox, guint area, gboolean make)
+{
+  guint64 key = mail_staged_key (mailbox->id, area);
+  Dir *dir = g_hash_table_lookup (changes->dirs, &key);
+
+  if (dir != NULL || !make)
+    return dir;
+  dir = g_new0 (Dir, 1);
+  dir->by_id = g_ptr_array_new ();
+  dir->by_name = g_hash_table_new (g_str_hash, g_str_equal);
+  g_hash_table_insert (changes->dirs, g_memdup2 (&key, sizeof key), dir);
+  return dir;
+}
+
+/* The first one with an id above `id`. */
+static guint
+first_above (const Dir *dir, guint32 id)
+{
+  guint low = 0, high = dir->by_id->len;
+
+  while (low < high)
+    {
+      guint middle = low + (high - low) / 2;
+
+      if (((MailStaged *)dir->by_id->pdata[middle])->id <= id)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+  return low;
+}
+
+void
+mail_staged_list_locked (MailStaged *staged, gboolean listed)
+{
+  if (staged->listed == listed || (listed && (staged->mailbox == NULL || staged->name == NULL)))
+    return;
+  Dir *dir = find_dir (staged->changes, staged->mailbox, staged->area, TRUE);
+  staged->listed = listed;
+  if (listed)
+    {
+      g_ptr_array_insert (dir->by_id, first_above (dir, staged->id), staged);
+      g_hash_table_replace (dir->by_name, staged->name, staged);
+      return;
+    }
+  guint at = first_above (dir, staged->id - 1);
+  if (at < dir->by_id->len && dir->by_id->pdata[at] == staged)
+    g_ptr_array_remove_index (dir->by_id, at);
+  if (g_hash_table_lookup (dir->by_name, staged->name) == staged)
+    g_hash_table_remove (dir->by_name, staged->name);
+  if (dir->by_id->len == 0)
+    {
+      guint64 key = mail_staged_key (staged->mailbox->id, staged->area);
+      g_hash_table_remove (staged->changes->dirs, &key);
+    }
+}
+
+void
+mail_staged_place_locked (MailStaged *staged, MailMailbox *mailbox, const char *mailbox_name,
+                          guint area, const char *name)
+{
+  gboolean listed = staged->listed;
+
+  mail_staged_list_locked (staged, FALSE);
+  if (mailbox != NULL)
+    mail_mailbox_ref (mailbox);
+  g_clear_pointer (&staged->mailbox, mail_mailbox_unref);
+  staged->mailbox = mailbox;
+  if (staged->mailbox_name != mailbox_name)
+    {
+      g_free (staged->mailbox_name);
+      staged->mailbox_name = g_strdup (mailbox_name);
+    }
+  staged->area = area;
+  if (staged->name != name)
+    {
+      g_free (staged->name);
+      staged->name = g_strdup (name);
+    }
+  mail_staged_list_locked (staged, listed);
+}
+
+void
+mail_staged_stand_for_locked (MailStaged *staged, guint32 content_id, guint32 uidvalidity,
+                              guint32 uid)
+{
+  GHashTable *table = staged->changes->by_replaced;
+  guint64 key = mail_staged_key (staged->replaces_content, staged->replaces_uid);
+
+  if (g_hash_table_lookup (table, &key) == staged)
+    g_hash_table_remove (table, &key);
+  staged->replaces_content = content_id;
+  staged->replaces_uidvalidity = uidvalidity;
+  staged->replaces_uid = uid;
+  staged->in_place = uid != 0;
+  if (uid == 0)
+    return;
+  key = mail_staged_key (content_id, uid);
+  g_hash_table_replace (table, g_memdup2 (&key, sizeof key), staged);
+}
+
+/* --- journal -----------------------------------------------------------------------------------
+ */
+
+void
+mail_staged_journal_locked (MailStaged *staged)
+{
+  MailJournalStaged row = {
+    .id = staged->id,
+    .state = staged->dropped ? MAIL_STAGED_DROPPED : staged->state,
+    .mailbox = staged->mailbox_name,
+    .area = staged->area,
+    .name = staged->name,
+    .temporary = staged->temporary,
+    .mtime = staged->mtime,
+    .flags = staged->flags,
+    .keywords = staged->keywords,
+    .size = staged->size,
+    .wire_size = staged->wire_size,
+    .replaces_uidvalidity = staged->replaces_uidvalidity,
+    .replaces = staged->replaces_uid,
+    .in_place = staged->in_place,
+    .source = staged->source_name,
+    .source_uidvalidity = staged->source_uidvalidity,
+    .source_uid = staged->source_uid,
+    .uidvalidity = staged->uidvalidity,
+    .uid = staged->uid,
+    .error = staged->error,
+  };
+
+  if (staged->placeholder)
+    return;
+  memcpy (row.digest, staged->digest, sizeof row.digest);
+  mail_journal_put_staged (staged->changes->journal, &row);
+}
+
+/* --- ends ----------------------------------------------------------------------------------------
+ */
+
+void
+mail_staged_remove_spool_locked (MailStaged *staged)
+{
+  if (staged->fd >= 0)
+    close (staged->fd);
+  staged->fd = -1;
+  if (staged->has_spool)
+    {
+      mail_spool_remove (staged->changes, staged->id);
+      staged->changes->spool_bytes -= MIN (staged->size, staged->changes->spool_bytes);
+    }
+  staged->has_spool = FALSE;
+}
+
+void
+mail_staged_discard_locked (MailStaged *staged, MailStagedState state)
+{
+  MailChanges *changes = staged->changes;
+  guint64 key = mail_staged_key (staged->replaces_content, staged->replaces_uid);
+
+  mail_staged_list_locked (staged, FALSE);
+  staged->state = state;
+  /* The row of one that is done goes when the index has its name. */
+  if (!staged->placeholder && state != MAIL_STAGED_DONE)
+    {
+      mail_journal_begin (changes->journal);
+      mail_journal_remove_staged (changes->journal, staged->id);
+      mail_journal_commit (changes->journal, NULL);
+    }
+  mail_staged_remove_spool_locked (staged);
+  if (g_hash_table_lookup (changes->by_replaced, &key) == staged)
+    g_hash_table_remove (changes->by_replaced, &key);
+  g_hash_table_remove (changes->staged,
+                       GUINT_TO_POINTER (staged->id)); /* may be the last reference */
+}
+
+void
+mail_staged_fail (MailStaged *staged, const char *reason)
+{
+  MailChanges *changes = staged->changes;
+  g_autoptr (MailMailbox) mailbox = NULL;
+  guint32 hidden_content = 0, hidden = 0;
+
+  g_mutex_lock (&changes->lock);
+  mail_staged_list_locked (staged, FALSE);
+  if (staged->mailbox != NULL)
+    mailbox = mail_mailbox_ref (staged->mailbox);
+  if (!staged->in_place && staged->replaces_uid != 0)
+    {
+      hidden_content = staged->replaces_content;
+      hidden = staged->replaces_uid;
+    }
+  mail_staged_stand_for_locked (staged, 0, 0, 0);
+  staged->change = NULL;
+  if (staged->placeholder || staged->dropped)
+    mail_staged_discard_locked (staged, MAIL_STAGED_DROPPED);
+  else
+    {
+      staged->state = MAIL_STAGED_FAILED;
+      g_free (staged->error);
+      staged->error = mail_log_escape (reason, -1, 500);
+      if (staged->fd >= 0)
+        close (staged->fd);
+      staged->fd = -1;
+      mail_journal_begin (changes->journal);
+      mail_staged_journal_locked (staged);
+      mail_journal_commit (changes->journal, NULL);
+      mail_log_warning ("\"%s\" is not on the server and stays in .mailfs/failed: %s",
+                        staged->name != NULL ? staged->name : "a file", staged->error);
+    }
+  g_mutex_unlock (&changes->lock);
+  if (mailbox != NULL && hidden != 0)
+    mail_effect_unhide (mailbox, hidden_content, hidden, TRUE);
+  else if (mailbox != NULL)
+    mail_effect_directory (mailbox);
+}
+
+void
+mail_staged_done_locked (MailStaged *staged, guint32 content_id, guint32 uidvalidity, guint32 uid)
+{
+  MailChanges *changes = staged->changes;
+
+  mail_staged_list_locked (staged, FALSE);
+  staged->state = MAIL_STAGED_DONE;
+  staged->content_id = content_id;
+  staged->uidvalidity = uidvalidity;
+  staged->uid = uid;
+  staged->change = NULL;
+  /* The row stays until the index knows the name: a kill in between must not lose it. */
+  if (staged->placeholder)
+    return;
+  mail_journal_begin (changes->journal);
+  mail_staged_journal_locked (staged);
+  mail_journal_commit (changes->journal, NULL);
+  g_array_append_val (changes->done_rows, staged->id);
+}
+
+/* --- looking up ----------------------------------------------------------------------------------
+ */
+
+static MailStaged *
+found (MailChanges *changes, MailStaged *staged)
+{
+  if (staged != NULL)
+    mail_staged_ref (staged);
+  g_mutex_unlock (&changes->lock);
+  return staged;
+}
+
+MailStaged *
+mail_stage_find (MailStore *store, guint32 id)
+{
+  g_mutex_lock (&store->changes->lock);
+  return found (store->changes,
+                g_hash_table_lookup (store->changes->staged, GUINT_TO_POINTER (id)));
+}
+
+MailStaged *
+mail_stage_find_replacement (MailStore *store, guint32 content_id, guint32 uid)
+{
+  guint64 key = mail_staged_key (content_id, uid);
+
+  g_mutex_lock (&store->changes->lock);
+  return found (store->changes, g_hash_table_lookup (store->changes->by_replaced, &key));
+}
+
+MailStaged *
+mail_stage_lookup (MailStore *store, MailMailbox *mailbox, guint area, const char *name)
+{
+  g_mutex_lock (&store->changes->lock);
+  const Dir *dir = find_dir (store->changes, mailbox, area, FALSE);
+  return found (store->changes, dir != NULL ? g_hash_table_lookup (dir->by_name, name) : NULL);
+}
+
+MailStaged *
+mail_stage_next (MailStore *store, MailMailbox *mailbox, guint area, guint32 id)
+{
+  MailStaged *staged = NULL;
+
+  g_mutex_lock (&store->changes->lock);
+  const Dir *dir = find_dir (store->changes, mailbox, area, FALSE);
+  guint at = dir != NULL ? first_above (dir, id) : 0;
+  if (dir != NULL && at < dir->by_id->len)
+    staged = dir->by_id->pdata[at];
+  return found (store->changes, staged);
+}
+
+guint
+mail_stage_count (MailStore *store, MailMailbox *mailbox)
+{
+  GHashTableIter iter;
+  gpointer key, value;
+  guint n = 0;
+
+  g_mutex_lock (&store->changes->lock);
+  g_hash_table_iter_init (&iter, store->changes->dirs);
+  while (g_hash_table_iter_next (&iter, &key, &value))
+    if (*(guint64 *)key >> 32 == mailbox->id)
+      n += ((Dir *)value)->by_id->len;
+  g_mutex_unlock (&store->changes->lock);
+  return n;
+}
+
+MailStaged *
+mail_stage_next_failed (MailStore *store, guint32 id)
+{
+  MailStaged *next = NULL;
+  GHashTableIter iter;
+  gpointer value;
+
+  g_mutex_lock (&store->changes->lock);
+  g_hash_table_iter_init (&iter, store->changes->staged);
+  while (g_hash_table_iter_next (&iter, NULL, &value))
+    {
+      MailStaged *staged = value;
+
+      if (staged->state == MAIL_STAGED_FAILED && staged->id > id
+          && (next == NULL || staged->id < next->id))
+        next = staged;
+    }
+  return found (store->changes, next);
+}
+
+void
+mail_staged_info (MailStaged *staged, MailStagedInfo *info_out)
+{
+  MailChanges *changes = staged->changes;
+
+  g_mutex_lock (&changes->lock);
+  *info_out = (MailStagedInfo) {
+    .id = staged->id,
+    .state = staged->state,
+    .area = staged->area,
+    .size = staged->size,
+    .mtime = staged->mtime,
+    .flags = staged->flags,
+    .keywords = mail_index_keywords_id (changes->store->index, staged->keywords),
+    .replaces_uid = staged->in_place ? staged->replaces_uid : 0,
+    .content_id = staged->content_id,
+    .uid = staged->uid,
+  };
+  g_mutex_unlock (&changes->lock);
+  if (info_out->mtime == G_MININT64)
+    info_out->mtime = g_get_real_time () / G_USEC_PER_SEC;
+}
+
+char *
+mail_staged_name (MailStaged *staged)
+{
+  g_mutex_lock (&staged->changes->lock);
+  char *name = g_strdup (staged->name);
+  g_mutex_unlock (&staged->changes->lock);
+  return name;
+}
+
+MailMailbox *
+mail_staged_mailbox (MailStaged *staged)
+{
+  MailChanges *changes = staged->changes;
+  MailMailbox *mailbox = NULL;
+
+  g_mutex_lock (&changes->lock);
+  if (staged->mailbox != NULL)
+    mailbox = mail_mailbox_ref (staged->mailbox);
+  g_mutex_unlock (&changes->lock);
+  if (mailbox == NULL)
+    return NULL;
+  g_rw_lock_reader_lock (&changes->store->tree_lock);
+  gboolean there = mailbox->in_tree;
+  g_rw_lock_reader_unlock (&changes->store->tree_lock);
+  if (!there)
+    g_clear_pointer (&mailbox, mail_mailbox_unref);
+  return mailbox;
+}
+
+char *
+mail_staged_error (MailStaged *staged)
+{
+  g_mutex_lock (&staged->changes->lock);
+  char *error = g_strdup (staged->error);
+  g_mutex_unlock (&staged->changes->lock);
+  return error;
+}
+
+MailMailbox *
+mail_staged_message (MailStaged *staged, guint32 *uid_out)
+{
+  MailChanges *changes = staged->changes;
+  MailMailbox *mailbox = NULL;
+  guint32 done_content = 0;
+
+  g_mutex_lock (&changes->lock);
+  if (staged->state == MAIL_STAGED_DONE && !staged->has_spool)
+    {
+      done_content = staged->content_id;
+      *uid_out = staged->uid;
+    }
+  else if (staged->source != NULL && !staged->has_spool)
+    {
+      mailbox = mail_mailbox_ref (staged->source);
+      *uid_out = staged->source_uid;
+    }
+  g_mutex_unlock (&changes->lock);
+  return done_content != 0 ? mail_store_contents (changes->store, done_content) : mailbox;
+}
+
+void
+mail_stage_renamed (MailChanges *changes)
+{
+  g_autoptr (GPtrArray) all = g_ptr_array_new_with_free_func ((GDestroyNotify)mail_staged_unref);
+  GHashTableIter iter;
+  gpointer value;
+
+  g_mutex_lock (&changes->lock);
+  g_hash_table_iter_init (&iter, changes->staged);
+  while (g_hash_table_iter_next (&iter, NULL, &value))
+    g_ptr_array_add (all, mail_staged_ref (value));
+  g_mutex_unlock (&changes->lock);
+  for (guint i = 0; i < all->len; i++)
+    {
+      MailStaged *staged = all->pdata[i];
+      g_autoptr (MailMailbox) mailbox = mail_staged_mailbox (staged);
+      g_autofree char *name = mailbox != NULL ? mail_folder_name (mailbox) : NULL;
+
+      g_mutex_lock (&changes->lock);
+      if (name != NULL && g_strcmp0 (name, staged->mailbox_name) != 0)
+        {
+          g_free (staged->mailbox_name);
+          staged->mailbox_name = g_steal_pointer (&name);
+          mail_journal_begin (changes->journal);
+          mail_staged_journal_locked (staged);
+          mail_journal_commit (changes->journal, NULL);
+        }
+      g_mutex_unlock (&changes->lock);
+    }
+}
