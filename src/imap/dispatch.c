@@ -159,7 +159,7 @@ place_queue (ImapPool *pool, GQueue *queue, ImapSlot *(*pick) (ImapPool *, const
     }
 }
 
-/* Bodies that wait behind a command that does not move are taken back, if there is another way. */
+/* What waits behind a command that does not move is taken back, if there is another way. */
 static void
 take_back_stuck (ImapPool *pool)
 {

@@ -275,45 +275,63 @@ imap_session_take_unsent (ImapSession *session)
   return chain;
 }
 
-/* A body that nothing came of yet, behind a command that does not move. */
-static gboolean
-is_stuck (const ImapSession *session, const ImapEntry *entry)
-{
-  return entry->task != NULL && entry->task->ops->wants_body != NULL && !entry->task->moved
-         && entry != session->body_entry && entry != session->emitting;
-}
-
 gint64
 imap_session_stalled (const ImapSession *session, gint64 now)
 {
   return imap_session_is_quiet (session) ? 0 : now - session->progress_at;
 }
 
+/* Whether entry begins a chain that can be asked for elsewhere. */
+static gboolean
+is_stuck (const ImapSession *session, const ImapEntry *entry)
+{
+  const ImapTask *task = entry->task;
+
+  return task != NULL && !task->changes && !task->moved && !task->follows && !entry->answered
+         && entry != session->sent.head->data && entry != session->body_entry
+         && entry != session->emitting;
+}
+
+/* The entry's task, taken out. What the server still says to the command is nobody's. */
+static ImapTask *
+take_task (ImapSession *session, GQueue *queue, GList *link)
+{
+  ImapEntry *entry = link->data;
+  ImapTask *task = g_steal_pointer (&entry->task);
+
+  imap_session_count_task (session, task, -1);
+  task->select = NULL;
+  task->moved = TRUE;
+  if (queue == &session->waiting && !entry->selects)
+    {
+      g_queue_delete_link (queue, link);
+      imap_entry_free (entry);
+    }
+  return task;
+}
+
 ImapTask *
 imap_session_take_stuck (ImapSession *session)
 {
   GQueue *queues[] = { &session->sent, &session->waiting };
+  ImapTask *chain = NULL, **tail = &chain;
 
+  if (session->sent.head == NULL)
+    return NULL;
   for (guint i = 0; i < G_N_ELEMENTS (queues); i++)
-    for (GList *link = queues[i]->head; link != NULL; link = link->next)
+    for (GList *link = queues[i]->head, *next; link != NULL; link = next)
       {
-        ImapEntry *entry = link->data;
-        ImapTask *task = entry->task;
+        const ImapEntry *entry = link->data;
 
-        if (link == session->sent.head || !is_stuck (session, entry))
+        next = link->next;
+        if (entry->task == NULL || (chain == NULL && !is_stuck (session, entry)))
           continue;
-        imap_session_count_task (session, task, -1);
-        task->select = NULL;
-        task->moved = TRUE;
-        entry->task = NULL; /* what the server still says to it is nobody's */
-        if (i == 1)
-          {
-            g_queue_delete_link (&session->waiting, link);
-            imap_entry_free (entry);
-          }
-        return task;
+        if (chain != NULL && !entry->task->follows)
+          return chain;
+        *tail = take_task (session, queues[i], link);
+        tail = &(*tail)->next;
       }
-  return NULL;
+  return chain;
 }
 
 /* --- idling, small commands --------------------------------------------------------------------

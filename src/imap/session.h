@@ -125,8 +125,8 @@ guint imap_session_n_done (const ImapSession *session);
 gboolean imap_session_take_busy (ImapSession *session);
 /* For how many milliseconds what is under way has made no progress; 0 at rest. */
 gint64 imap_session_stalled (const ImapSession *session, gint64 now);
-/* A task that waits for a body behind a command that does not move, to be put elsewhere; each only
- * once. NULL when there are no more. */
+/* A chain of tasks that change nothing and wait behind a command that does not move, to be put
+ * elsewhere; each only once. NULL when there are no more. */
 ImapTask *imap_session_take_stuck (ImapSession *session);
 /* The mailbox that is selected once everything queued is done, or NULL. */
 const ImapSelect *imap_session_planned (const ImapSession *session);

@@ -155,7 +155,7 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
           looked++;
           g_autoptr (MailCacheFile) file
               = mail_cache_peek (readahead->store->cache, scan->content_id, next[i].uid, 0);
-          if (here == 0
+          if (here == 0 || mail_store_is_kept (readahead->store, mailbox, next[i].uid)
               || (file != NULL
                   && mail_cache_file_has (file, 0, MIN (part.end, MAIL_TO_END / 2))))
             continue;

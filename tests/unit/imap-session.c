@@ -1378,8 +1378,8 @@ plain_done (ImapTask *task, const ImapResult *result)
   ((Plain *)task)->error = result->error != NULL ? result->error->code : NO_ERROR;
 }
 
-/* Bodies behind a command that does not move can be taken elsewhere, once; whoever came late is not
- * told that his time is over when the others' is. */
+/* What waits behind a command that does not move can be taken elsewhere, once; whoever came late is
+ * not told that his time is over when the others' is. */
 static void
 test_stuck (void)
 {
