@@ -8,6 +8,7 @@
 #include "mailfs/log.h"
 
 #include <string.h>
+#include <time.h>
 
 #define READ_SIZE (256 * 1024)
 #define READS_PER_TURN 8 /* then other connections get theirs */
@@ -34,7 +35,10 @@ struct ImapConnection
 gint64
 imap_now (void)
 {
-  return g_get_monotonic_time () / 1000;
+  struct timespec now;
+
+  clock_gettime (CLOCK_BOOTTIME, &now);
+  return (gint64)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 gboolean

@@ -32,5 +32,5 @@ ImapSession *imap_connection_session (const ImapConnection *connection);
 /* Writes what the session has to say; after submit and the like. */
 void imap_connection_flush (ImapConnection *connection);
 void imap_connection_check (ImapConnection *connection, gint64 now);
-/* Monotonic milliseconds. */
+/* Monotonic milliseconds, those of sleep included: what was under way then is over. */
 gint64 imap_now (void);

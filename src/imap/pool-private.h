@@ -39,6 +39,7 @@ struct ImapPool
   GQueue interactive, bulk; /* of ImapTask: chains */
   guint limit;              /* connections: config, or what the server let us have */
   gint64 limit_until;
+  gint64 ticked_at;
   gint64 progress_at; /* something was placed or answered */
 
   GError *down; /* known to be down; what requests are told */

@@ -24,6 +24,7 @@
 #define IDLE_RESTART_MS (28 * 60 * 1000) /* RFC 2177: at least every 29 minutes */
 #define IDLE_AFTER_MS 1500
 #define CLOSE_WAIT_MS 1000
+#define SLEPT_MS 45000 /* longer than this without a tick: the machine slept */
 #define TICK_BUSY_MS 100
 #define TICK_SOON_MS 500
 #define TICK_CALM_MS 15000
@@ -504,6 +505,27 @@ process (ImapPool *pool)
   look_at_connections (pool);
 }
 
+/* Connections may have died without a word: each is asked for a sign of life. */
+static void
+wake_up (ImapPool *pool, gint64 now)
+{
+  for (guint i = 0; i < pool->slots->len; i++)
+    {
+      ImapSlot *slot = pool->slots->pdata[i];
+      ImapSession *session = imap_connection_session (slot->connection);
+
+      if (!imap_connection_is_ready (slot->connection))
+        continue;
+      if (imap_session_is_idling (session))
+        imap_session_stop_idle (session);
+      else
+        imap_session_noop (session, now);
+      imap_connection_flush (slot->connection);
+    }
+  if (!is_sticky (pool))
+    pool->next_try = now;
+}
+
 static gboolean
 on_tick (gpointer user_data)
 {
@@ -511,6 +533,9 @@ on_tick (gpointer user_data)
   gint64 now = imap_now ();
 
   g_source_set_ready_time (pool->tick, -1);
+  if (now - pool->ticked_at > SLEPT_MS && pool->ticked_at != 0)
+    wake_up (pool, now);
+  pool->ticked_at = now;
   check_connections (pool, now);
   expire_queue (pool, &pool->interactive, now);
   expire_queue (pool, &pool->bulk, now);
