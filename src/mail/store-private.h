@@ -89,7 +89,7 @@ struct MailMailbox
   gint64 synced_at;       /* monotonic µs of the last successful sync, 0: never in this run */
   gint64 tried_at;        /* of the last try */
   gint64 used_at;         /* somebody looked */
-  guint64 generation;
+  guint64 generation, flag_changes;
   gint64 mtime;           /* seconds since the epoch */
   gboolean server_read_only;
   guint8 settable_flags;
