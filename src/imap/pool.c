@@ -166,7 +166,10 @@ connect_failed (ImapPool *pool, const GError *error, gboolean throttled)
     {
       /* The account as such works: the server lets us have no more connections. */
       pool->limit = n_ready;
-      pool->limit_until = imap_now () + LIMIT_MS;
+      /* A refused password is tried again more rarely: that locks accounts. */
+      pool->limit_until = imap_now ()
+                          + (g_error_matches (error, MAIL_ERROR, MAIL_ERROR_AUTH) ? 12 : 1)
+                                * LIMIT_MS;
       mail_log_info ("%s: no more than %u connections: %s", pool->config->host, n_ready,
                      error->message);
       return;
