@@ -417,7 +417,7 @@ mail_change_rmdir (MailStore *store, MailMailbox *mailbox, MailDoneFunc done, gp
     return;
   if (is_protected (mailbox))
     folder_fail (folder, MAIL_ERROR_CANNOT, "this mailbox is never removed");
-  else if (mail_mailbox_n_children (mailbox) > 0 || mail_stage_count (store, mailbox) > 0)
+  else if (mail_mailbox_n_children (mailbox) > 0)
     folder_fail (folder, MAIL_ERROR_NOT_EMPTY, "the mailbox is not empty");
   else
     mail_store_drain (store, mailbox, look_inside, folder);
