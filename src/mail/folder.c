@@ -339,12 +339,13 @@ is_protected (MailMailbox *mailbox)
   return inbox || special;
 }
 
+/* What the user has removed himself does not stand in the way, even where the server keeps it hidden. */
 static guint
 n_messages (MailMailbox *mailbox)
 {
-  g_mutex_lock (&mailbox->lock);
-  guint n = mailbox->messages != NULL ? mailbox->messages->len : 0;
-  g_mutex_unlock (&mailbox->lock);
+  guint32 n, n_unseen;
+
+  mail_mailbox_count (mailbox, &n, &n_unseen);
   return n;
 }
 
