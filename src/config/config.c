@@ -10,6 +10,7 @@
 #include "mailfs/error.h"
 #include "mailfs/log.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -245,6 +246,13 @@ find_config_file (const Arguments *arguments, GError **error)
           g_free (file);
           file = config_path (setting + strlen ("config="), base);
         }
+    }
+  if (file != NULL && access (file, R_OK) != 0)
+    {
+      g_set_error (error, MAIL_ERROR, MAIL_ERROR_USAGE, "-o config=%s: %s", file,
+                   g_strerror (errno));
+      g_clear_pointer (&file, g_free);
+      return NULL;
     }
   if (file == NULL)
     {
