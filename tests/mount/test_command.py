@@ -102,7 +102,6 @@ def test_no_password_source(command, dovecot, user):
     ({"tls": "maybe"}, "tls"),
     ({"auth": "rot13"}, "auth|rot13"),
     ({"tls_ca": "/nonexistent/ca.pem"}, "tls_ca|ca.pem"),
-    ({"config": "/nonexistent/config"}, "config"),
 ])
 def test_bad_options(command, dovecot, user, options, word):
     status = (USAGE, MOUNT) if "nonexistent" in str(options) else USAGE
@@ -119,6 +118,10 @@ def test_bad_options(command, dovecot, user, options, word):
 def test_bad_sources(command, source, word):
     text = fails(command(source), USAGE, word)
     assert "secret" not in text
+
+
+def test_missing_config(command):
+    fails(command("home", config="/nonexistent/config"), USAGE, "/nonexistent/config")
 
 
 def test_mount_point(command, dovecot, user, work):
