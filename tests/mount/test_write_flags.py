@@ -9,12 +9,13 @@ import pytest
 
 from support import paths
 from support.dovecot import wait_for
-from support.write import Account, flags, mail, refused, set_flags
+from support.write import Account, flags, refused, set_flags
 
 
 @pytest.fixture
 def account(mount, dovecot, user):
     dovecot.fill(user, range(12), new_every=0)
+    dovecot.fill(user, range(100, 400), "many", new_every=0)
     account = Account(dovecot, user, mount(user))
     account.validity = account.client.uidvalidity()
     account.path = lambda uid: account.inbox / paths.message_name(uid, account.validity)
@@ -139,9 +140,7 @@ def test_two_mounts(account, mount):
 
 def test_burst_is_few_commands(account):
     """One STORE for what is the same, whatever it was set on."""
-    account.server.fill(account.user, range(100, 400), "many", new_every=0)
     many = account.mnt / "many"
-    wait_for("they are listed", lambda: many.is_dir() and len(os.listdir(many)) == 300)
     for name in sorted(os.listdir(many)):
         assert flags(many / name) is not None
     before = account.mutations()

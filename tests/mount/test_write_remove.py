@@ -2,19 +2,22 @@
 """rm: to the trash or gone for good, and never more than what was named."""
 import errno
 import os
+import re
 
 import pytest
 
 from support import paths
 from support.dovecot import wait_for
-from support.write import Account, flags, mail, refused, sh
+from support.write import Account, mail, refused, sh
 
 
 @pytest.fixture
 def make(mount, dovecot, user):
     """make(trash=…) gives an account with 12 messages "m0" … "m11", of which another client has
-    marked 10 and 11 deleted."""
-    def build(n=12, **options):
+    marked 10 and 11 deleted; fill: how many messages other folders have."""
+    def build(n=12, fill=None, **options):
+        for path, many in (fill or {}).items():
+            dovecot.fill(user, range(many), *path.split("/"), new_every=0)
         with dovecot.client(user) as client:
             for i in range(n):
                 client.append(mail(f"m{i}"), when=1_000_000_000 + i)
@@ -71,7 +74,6 @@ def test_inside_the_trash_is_for_good(make):
 
 def test_trash_none(make):
     account = make(trash="none")
-    sh("rm *.eml", account.inbox) if False else None
     for uid in (1, 2, 3, 12):
         os.unlink(account.path(uid))
     account.sync()
@@ -122,11 +124,9 @@ def test_rm_glob_find_delete(make):
 
 @pytest.mark.main
 def test_rm_r_of_a_mailbox(make):
-    account = make()
-    account.server.fill(account.user, range(40), "Old", new_every=0)
-    account.server.fill(account.user, range(40, 80), "Old", "2020", new_every=0)
+    account = make(fill={"Old": 40, "Old/2020": 40})
     old = account.mnt / "Old"
-    wait_for("it is there", lambda: (old / "2020").is_dir() and len(os.listdir(old)) == 41)
+    assert len(os.listdir(old)) == 41
     sh("rm -r Old", account.mnt)
     assert not old.exists()
     assert not {f for f in account.folders() if f.startswith("Old")}
@@ -135,10 +135,7 @@ def test_rm_r_of_a_mailbox(make):
 
 
 def test_rm_r_with_trash_none(make):
-    account = make(trash="none")
-    account.server.fill(account.user, range(40), "Old", new_every=0)
-    old = account.mnt / "Old"
-    wait_for("it is there", lambda: old.is_dir() and len(os.listdir(old)) == 40)
+    account = make(trash="none", fill={"Old": 40})
     sh("rm -r Old", account.mnt)
     assert account.folders() == {"INBOX"}
 
@@ -168,10 +165,9 @@ def test_open_file_reads_on(make):
 
 
 def test_burst_is_few_commands(make):
-    account = make(n=1)
-    account.server.fill(account.user, range(500), "many", new_every=0)
+    account = make(n=1, fill={"many": 500})
     many = account.mnt / "many"
-    wait_for("they are listed", lambda: many.is_dir() and len(os.listdir(many)) == 500)
+    assert len(os.listdir(many)) == 500
     before = account.mutations()
     sh("rm *.eml", many)
     account.sync(many)
@@ -198,10 +194,9 @@ def test_vanished_meanwhile(make):
 @pytest.mark.main
 def test_unmounted_right_away(make):
     """The queue is drained before the daemon goes."""
-    account = make(n=1)
-    account.server.fill(account.user, range(300), "many", new_every=0)
+    account = make(n=1, fill={"many": 300})
     many = account.mnt / "many"
-    wait_for("they are listed", lambda: many.is_dir() and len(os.listdir(many)) == 300)
+    assert len(os.listdir(many)) == 300
     sh("rm *.eml", many)
     account.daemon.stop()
     assert account.see("many") == {} and len(account.see("Trash", bodies=False)) == 300
@@ -214,7 +209,6 @@ def test_no_bare_expunge(make, work):
         os.unlink(account.path(uid))
     account.sync()
     account.daemon.stop()
-    import re
     log = account.daemon.log()
     assert re.search(r"UID EXPUNGE", log), "the trace shows no UID EXPUNGE"
     assert not re.search(r"\b\w+\d+ (EXPUNGE|CLOSE)\b", log)
