@@ -146,7 +146,9 @@ typedef enum
 typedef enum
 {
   MAIL_PART_RANGE, /* `offset` and `length` bytes of the whole message */
-  MAIL_PART_HEAD,  /* header and empty line, as a prefix of the message (POP3 TOP n 0) */
+  /* The header and empty line, as a prefix of the message (POP3 TOP n 0); with a length, a prefix of
+   * about so many bytes, or more, whatever comes cheapest. Never at_end but when the whole came. */
+  MAIL_PART_HEAD,
 } MailPart;
 
 #define MAIL_TO_END G_MAXUINT64

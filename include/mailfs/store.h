@@ -53,6 +53,9 @@ typedef struct
   void (*contents_dropped) (gpointer user_data, guint32 content_id, guint32 uid);
   void (*directory) (gpointer user_data, MailMailbox *mailbox); /* its entries changed */
   void (*mailbox_gone) (gpointer user_data, guint32 parent_id, guint32 id, const char *leaf);
+  /* The mailbox has another UIDVALIDITY; this was a message of the old one. */
+  void (*replaced) (gpointer user_data, MailMailbox *mailbox, guint32 content_id,
+                    guint32 uidvalidity, const MailMessage *old, const char *name);
 } MailStoreEvents;
 
 typedef struct MailWaiter MailWaiter;
@@ -121,6 +124,7 @@ typedef struct
   guint32 uidvalidity, uidnext;
   gint64 mtime;        /* seconds since the epoch: last time a message or child came or went */
   guint64 generation;  /* another number whenever the entries have changed */
+  guint64 flag_changes; /* another number whenever a listing has changed flags */
   gboolean may_write;  /* anything at all can be changed here */
   gboolean known;      /* has been listed at least once, messages are loaded */
 } MailMailboxInfoNow;

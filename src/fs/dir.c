@@ -231,6 +231,9 @@ dir_generation (const FsNode *dir)
   if (dir->mailbox == NULL)
     return 0;
   mail_mailbox_info (dir->mailbox, &info);
+  /* Both only grow. Flags are in the names of cur, and say what is in new. */
+  if (dir->kind == FS_NODE_CUR || dir->kind == FS_NODE_NEW)
+    info.generation += info.flag_changes;
   return info.generation + 1;
 }
 

@@ -102,6 +102,18 @@ dir_of (FsServer *server, const MailMessage *message)
   return fs_dir_holds (FS_NODE_NEW, MAIL_LAYOUT_MAILDIR, message) ? FS_NODE_NEW : FS_NODE_CUR;
 }
 
+/* The kernel's listing of a directory is out of date, and the next opendir, which may come before the
+ * notice, must not let it be kept. Told once until the kernel reads it again. */
+static void
+drop_listing (FsServer *server, fuse_ino_t dir)
+{
+  g_mutex_lock (&server->lock);
+  gboolean read = g_hash_table_remove (server->seen_generation, &dir);
+  g_mutex_unlock (&server->lock);
+  if (read)
+    push (server, dir, TRUE, NULL);
+}
+
 /* With layout=maildir a change of flags is a change of names. */
 static void
 message_changed (gpointer user_data, MailMailbox *mailbox, const MailMessage *old,
@@ -126,8 +138,20 @@ message_changed (gpointer user_data, MailMailbox *mailbox, const MailMessage *ol
   push (server, dir, FALSE, name);
   if (now == NULL)
     return;
-  push (server, dir, TRUE, NULL);
-  push (server, fs_ino_mailbox (mailbox, dir_of (server, now)), TRUE, NULL);
+  drop_listing (server, dir);
+  drop_listing (server, fs_ino_mailbox (mailbox, dir_of (server, now)));
+}
+
+/* Its pages too: who has it open is to be told that it is stale. */
+static void
+replaced (gpointer user_data, MailMailbox *mailbox, guint32 content_id, guint32 uidvalidity,
+          const MailMessage *old, const char *given)
+{
+  FsServer *server = user_data;
+  g_autofree char *name = fs_message_name (server, uidvalidity, old, given);
+
+  push (server, fs_ino_mailbox (mailbox, dir_of (server, old)), FALSE, name);
+  push (server, fs_ino_message (content_id, old->uid), TRUE, NULL);
 }
 
 /* A longer message: the kernel must drop the old length before the read that found it is answered. A
@@ -184,6 +208,7 @@ const MailStoreEvents fs_notify_events = {
   .contents_dropped = contents_dropped,
   .directory = directory_changed,
   .mailbox_gone = mailbox_gone,
+  .replaced = replaced,
 };
 
 FsNotify *

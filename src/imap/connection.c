@@ -8,6 +8,7 @@
 #include "mailfs/log.h"
 
 #include <string.h>
+#include <time.h>
 
 #define READ_SIZE (256 * 1024)
 #define READS_PER_TURN 8 /* then other connections get theirs */
@@ -25,7 +26,8 @@ struct ImapConnection
   ImapSession *session;
   char *peer;
   guint8 *buffer;
-  GError *error;   /* why it is dead, before there was a session */
+  GError *error; /* why it is dead, before there was a session */
+  guint64 bytes_in;
   gint64 deadline; /* of connecting */
   gboolean asked_secret, blocked, freed;
   guint busy; /* in a call back: free waits */
@@ -34,7 +36,10 @@ struct ImapConnection
 gint64
 imap_now (void)
 {
-  return g_get_monotonic_time () / 1000;
+  struct timespec now;
+
+  clock_gettime (CLOCK_BOOTTIME, &now);
+  return (gint64)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 gboolean
@@ -193,6 +198,20 @@ imap_connection_flush (ImapConnection *connection)
     }
 }
 
+static void on_ready (NetStream *stream, gpointer user_data);
+
+/* pending: what came behind the server's OK. */
+static void
+begin_deflate (ImapConnection *connection, const guint8 *pending, gsize n_pending)
+{
+  NetStream *inner = g_steal_pointer (&connection->stream);
+
+  net_stream_set_ready (inner, NULL, NULL);
+  connection->stream = net_deflate_new (inner, pending, n_pending);
+  net_stream_set_ready (connection->stream, on_ready, connection);
+  imap_session_deflate_done (connection->session, imap_now ());
+}
+
 /* --- reading ---------------------------------------------------------------------------------- */
 
 static void
@@ -205,6 +224,7 @@ on_ready (NetStream *stream, gpointer user_data)
     {
       g_autoptr (GError) error = NULL;
       gssize n = net_stream_read (connection->stream, connection->buffer, READ_SIZE, &error);
+      gsize taken;
 
       if (n <= 0)
         {
@@ -213,9 +233,12 @@ on_ready (NetStream *stream, gpointer user_data)
           break;
         }
       mail_counter_add (MAIL_COUNTER_BYTES_IN, (guint64)n);
-      imap_session_feed (connection->session, connection->buffer, (gsize)n, imap_now ());
+      connection->bytes_in += (guint64)n;
+      taken = imap_session_feed (connection->session, connection->buffer, (gsize)n, imap_now ());
       if (imap_connection_is_dead (connection))
         break;
+      if (imap_session_state (connection->session) == IMAP_SESSION_WANTS_DEFLATE)
+        begin_deflate (connection, connection->buffer + taken, (gsize)n - taken);
       serve_wishes (connection);
     }
   if (!connection->freed)
@@ -338,6 +361,12 @@ imap_connection_new (const MailConfig *config, MailSecretSource *secrets, NetTls
   net_connect (config->host, config->port, config->scheme == MAIL_SCHEME_IMAPS ? tls : NULL,
                timeout_ms, connection->cancellable, on_connected, connection);
   return connection;
+}
+
+guint64
+imap_connection_bytes_in (const ImapConnection *connection)
+{
+  return connection->bytes_in;
 }
 
 void

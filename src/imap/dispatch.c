@@ -69,6 +69,8 @@ interactive_cost (const ImapSlot *slot, const ImapTask *task, const Load *load)
       if (task->changes && load->n_tasks > 0)
         cost += 16;
     }
+  if (task->unselected && imap_session_planned (imap_connection_session (slot->connection)) != NULL)
+    cost += 2;
   if (imap_session_is_idling (imap_connection_session (slot->connection)))
     cost += 1;
   return cost;

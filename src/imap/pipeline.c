@@ -185,7 +185,8 @@ const guint8 *
 imap_session_output (ImapSession *session, gsize *length, gint64 now)
 {
   session->now = now;
-  if (session->state != IMAP_SESSION_DEAD && session->state != IMAP_SESSION_WANTS_TLS)
+  if (session->state != IMAP_SESSION_DEAD && session->state != IMAP_SESSION_WANTS_TLS
+      && session->state != IMAP_SESSION_WANTS_DEFLATE)
     fill_output (session);
   *length = session->state == IMAP_SESSION_DEAD ? 0 : session->out->len - session->out_taken;
   return session->out->data + session->out_taken;

@@ -18,6 +18,8 @@ typedef struct
   gint64 used_at;    /* last given a task, or became ready */
   gint64 kept_at;    /* last NOOP */
   gint64 idle_since; /* IDLE was begun */
+  gint64 rate_since; /* bulk work has kept it busy since then; 0: it has not */
+  guint64 rate_bytes;
 } ImapSlot;
 
 typedef struct
@@ -39,6 +41,8 @@ struct ImapPool
   GQueue interactive, bulk; /* of ImapTask: chains */
   guint limit;              /* connections: config, or what the server let us have */
   gint64 limit_until;
+  gboolean slow_line; /* worth compressing */
+  gint64 ticked_at;
   gint64 progress_at; /* something was placed or answered */
 
   GError *down; /* known to be down; what requests are told */

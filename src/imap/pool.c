@@ -24,6 +24,9 @@
 #define IDLE_RESTART_MS (28 * 60 * 1000) /* RFC 2177: at least every 29 minutes */
 #define IDLE_AFTER_MS 1500
 #define CLOSE_WAIT_MS 1000
+#define RATE_WINDOW_MS 2000
+#define SLOW_LINE 1000000 /* bytes a second: inflating costs less than waiting */
+#define SLEPT_MS 45000    /* longer than this without a tick: the machine slept */
 #define TICK_BUSY_MS 100
 #define TICK_SOON_MS 500
 #define TICK_CALM_MS 15000
@@ -163,7 +166,10 @@ connect_failed (ImapPool *pool, const GError *error, gboolean throttled)
     {
       /* The account as such works: the server lets us have no more connections. */
       pool->limit = n_ready;
-      pool->limit_until = imap_now () + LIMIT_MS;
+      /* A refused password is tried again more rarely: that locks accounts. */
+      pool->limit_until = imap_now ()
+                          + (g_error_matches (error, MAIL_ERROR, MAIL_ERROR_AUTH) ? 12 : 1)
+                                * LIMIT_MS;
       mail_log_info ("%s: no more than %u connections: %s", pool->config->host, n_ready,
                      error->message);
       return;
@@ -229,6 +235,8 @@ became_ready (ImapPool *pool, ImapSlot *slot)
     mail_counter_add (MAIL_COUNTER_RECONNECTS, 1);
   g_clear_error (&pool->down);
   pool->n_refusals = 0;
+  if (pool->slow_line)
+    imap_session_compress (session, slot->ready_at);
   tell_starting (pool, NULL);
   /* What happened meanwhile was missed. */
   if ((pool->lost || was_down) && pool->watch_changed != NULL)
@@ -318,6 +326,30 @@ expire_queue (ImapPool *pool, GQueue *queue, gint64 now)
     }
 }
 
+/* How fast bytes come while there is always something asked for. */
+static void
+measure_line (ImapPool *pool, ImapSlot *slot, guint n_bulk, gint64 now)
+{
+  guint64 bytes = imap_connection_bytes_in (slot->connection);
+
+  if (n_bulk == 0)
+    slot->rate_since = 0;
+  else if (slot->rate_since == 0)
+    {
+      slot->rate_since = now;
+      slot->rate_bytes = bytes;
+    }
+  else if (now - slot->rate_since >= RATE_WINDOW_MS)
+    {
+      guint64 rate = (bytes - slot->rate_bytes) * 1000 / (guint64)(now - slot->rate_since);
+
+      /* A stalled one says nothing about the line. */
+      if (rate > SLOW_LINE / 100)
+        imap_pool_set_slow_line (pool, rate < SLOW_LINE);
+      slot->rate_since = 0;
+    }
+}
+
 /* An idle connection: IDLE for the watch, NOOP against forgetting, or farewell. TRUE: it wants to
  * be looked at again soon. */
 static gboolean
@@ -398,17 +430,22 @@ check_connections (ImapPool *pool, gint64 now)
     {
       ImapSlot *slot = pool->slots->pdata[i];
       ImapSession *session = imap_connection_session (slot->connection);
-      guint n_bulk, weight;
+      guint n_bulk = 0, weight;
 
       imap_connection_check (slot->connection, now);
       if (!imap_connection_is_ready (slot->connection)
           || imap_session_n_tasks (session, &n_bulk, &weight) > 0)
         {
+          if (slot->was_ready)
+            measure_line (pool, slot, n_bulk, now);
           next = TICK_BUSY_MS;
           continue;
         }
-      if (imap_session_deadline (session) != G_MAXINT64
-          || look_after_idle (pool, slot, slot == watcher, now))
+      slot->rate_since = 0;
+      if (pool->slow_line && imap_session_compress (session, now))
+        next = TICK_BUSY_MS;
+      else if (imap_session_deadline (session) != G_MAXINT64
+               || look_after_idle (pool, slot, slot == watcher, now))
         next = MIN (next, TICK_SOON_MS);
       imap_connection_flush (slot->connection);
     }
@@ -504,6 +541,27 @@ process (ImapPool *pool)
   look_at_connections (pool);
 }
 
+/* Connections may have died without a word: each is asked for a sign of life. */
+static void
+wake_up (ImapPool *pool, gint64 now)
+{
+  for (guint i = 0; i < pool->slots->len; i++)
+    {
+      ImapSlot *slot = pool->slots->pdata[i];
+      ImapSession *session = imap_connection_session (slot->connection);
+
+      if (!imap_connection_is_ready (slot->connection))
+        continue;
+      if (imap_session_is_idling (session))
+        imap_session_stop_idle (session);
+      else
+        imap_session_noop (session, now);
+      imap_connection_flush (slot->connection);
+    }
+  if (!is_sticky (pool))
+    pool->next_try = now;
+}
+
 static gboolean
 on_tick (gpointer user_data)
 {
@@ -511,6 +569,9 @@ on_tick (gpointer user_data)
   gint64 now = imap_now ();
 
   g_source_set_ready_time (pool->tick, -1);
+  if (now - pool->ticked_at > SLEPT_MS && pool->ticked_at != 0)
+    wake_up (pool, now);
+  pool->ticked_at = now;
   check_connections (pool, now);
   expire_queue (pool, &pool->interactive, now);
   expire_queue (pool, &pool->bulk, now);
@@ -688,6 +749,12 @@ char
 imap_pool_delimiter (const ImapPool *pool)
 {
   return pool->delimiter;
+}
+
+void
+imap_pool_set_slow_line (ImapPool *pool, gboolean slow)
+{
+  pool->slow_line = slow;
 }
 
 char *

@@ -30,4 +30,6 @@ gboolean imap_pool_is_closed (const ImapPool *pool);
 /* As of the last login; 0 before. */
 guint imap_pool_caps (const ImapPool *pool);
 char imap_pool_delimiter (const ImapPool *pool);
+/* Whether the line is taken to be so slow that compression pays; measured while bulk work runs. */
+void imap_pool_set_slow_line (ImapPool *pool, gboolean slow);
 char *imap_pool_describe (ImapPool *pool);

@@ -116,14 +116,14 @@ imap_session_die (ImapSession *session, int code, const char *format, ...)
 
 /* --- input ------------------------------------------------------------------------------------ */
 
-void
+gsize
 imap_session_feed (ImapSession *session, const void *data, gsize length, gint64 now)
 {
   g_autoptr (GError) error = NULL;
   gsize consumed = 0;
 
   if (session->state == IMAP_SESSION_DEAD || length == 0)
-    return;
+    return 0;
   session->now = session->last_input = now;
   session->woken_at = 0;
   session->progress_bytes += length;
@@ -139,6 +139,7 @@ imap_session_feed (ImapSession *session, const void *data, gsize length, gint64 
            && (consumed < length || !imap_parser_is_idle (session->parser)))
     /* CVE-2021-22947 and kin: what came in clear text must not be taken for what TLS protects. */
     imap_session_die (session, MAIL_ERROR_TLS, "bytes were injected behind the STARTTLS answer");
+  return consumed;
 }
 
 void
@@ -386,6 +387,38 @@ imap_session_noop (ImapSession *session, gint64 now)
   imap_session_push (session, imap_command_new ("NOOP"), NULL);
 }
 
+static void
+on_compress_done (ImapSession *session, const ImapStatus *status)
+{
+  session->caps &= ~(guint)IMAP_CAP_COMPRESS; /* once is enough */
+  if (session->state != IMAP_SESSION_COMPRESSING)
+    return;
+  session->state = status->condition == IMAP_OK ? IMAP_SESSION_WANTS_DEFLATE : IMAP_SESSION_READY;
+  /* What follows the OK is deflated. */
+  if (session->state == IMAP_SESSION_WANTS_DEFLATE)
+    imap_parser_pause (session->parser);
+}
+
+gboolean
+imap_session_compress (ImapSession *session, gint64 now)
+{
+  if (session->state != IMAP_SESSION_READY || (session->caps & IMAP_CAP_COMPRESS) == 0
+      || session->n_tasks > 0 || imap_session_is_idling (session))
+    return FALSE;
+  session->now = now;
+  session->state = IMAP_SESSION_COMPRESSING;
+  imap_session_push (session, imap_command_new ("COMPRESS DEFLATE"), on_compress_done);
+  return TRUE;
+}
+
+void
+imap_session_deflate_done (ImapSession *session, gint64 now)
+{
+  session->now = now;
+  if (session->state == IMAP_SESSION_WANTS_DEFLATE)
+    session->state = IMAP_SESSION_READY;
+}
+
 void
 imap_session_logout (ImapSession *session, gint64 now)
 {
@@ -437,9 +470,11 @@ imap_session_deadline (const ImapSession *session)
   switch (session->state)
     {
     case IMAP_SESSION_DEAD:
+    case IMAP_SESSION_WANTS_DEFLATE:
     case IMAP_SESSION_WANTS_SECRET: /* the source of the secret has its own deadline */
       return G_MAXINT64;
     case IMAP_SESSION_READY:
+    case IMAP_SESSION_COMPRESSING:
     case IMAP_SESSION_LOGOUT:
       if (imap_session_is_quiet (session) && session->out->len == session->out_taken)
         return G_MAXINT64;

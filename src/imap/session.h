@@ -63,6 +63,8 @@ typedef enum
   IMAP_SESSION_WANTS_TLS,    /* STARTTLS was accepted: upgrade, then imap_session_tls_done */
   IMAP_SESSION_WANTS_SECRET, /* imap_session_set_secret */
   IMAP_SESSION_READY,
+  IMAP_SESSION_COMPRESSING,   /* COMPRESS was asked for */
+  IMAP_SESSION_WANTS_DEFLATE, /* it was accepted: wrap the stream, then imap_session_deflate_done */
   IMAP_SESSION_LOGOUT,
   IMAP_SESSION_DEAD, /* imap_session_error says why; close the connection, then shut_down */
 } ImapSessionState;
@@ -71,9 +73,10 @@ ImapSession *imap_session_new (const ImapSessionOptions *options, gint64 now);
 /* Fails what is left with the session's error, or MAIL_ERROR_CONNECTION. */
 void imap_session_free (ImapSession *session);
 
-/* Takes bytes from the server; tasks are told on the way. When the state is WANTS_TLS or DEAD
- * afterwards nothing more may be fed. */
-void imap_session_feed (ImapSession *session, const void *data, gsize length, gint64 now);
+/* Takes bytes from the server; tasks are told on the way. When the state is WANTS_TLS,
+ * WANTS_DEFLATE or DEAD afterwards nothing more may be fed. How many were taken: fewer than length
+ * only with WANTS_DEFLATE (the rest is deflated already) or DEAD. */
+gsize imap_session_feed (ImapSession *session, const void *data, gsize length, gint64 now);
 /* The connection ended. error NULL: end of stream. The state is DEAD then. */
 void imap_session_lost (ImapSession *session, const GError *error);
 
@@ -100,6 +103,10 @@ gboolean imap_session_idle (ImapSession *session, const char *mailbox, gint64 no
 gboolean imap_session_is_idling (const ImapSession *session);
 void imap_session_stop_idle (ImapSession *session);
 void imap_session_noop (ImapSession *session, gint64 now);
+/* Asks for COMPRESS=DEFLATE (RFC 4978) on a session at rest; READY again afterwards, one way or the
+ * other. FALSE: not possible, or done already. */
+gboolean imap_session_compress (ImapSession *session, gint64 now);
+void imap_session_deflate_done (ImapSession *session, gint64 now);
 void imap_session_logout (ImapSession *session, gint64 now);
 
 /* The mailbox for which something unasked came since the last call, or NULL. */

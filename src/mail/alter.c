@@ -64,7 +64,15 @@ removed (const GError *error, gpointer data)
   if (error != NULL)
     mail_batch_refused (batch, error);
   while (batch->items->len > 0)
-    mail_batch_succeed (batch, batch->items->pdata[0]);
+    {
+      const MailChange *change = batch->items->pdata[0];
+      g_autoptr (GError) failed = NULL;
+
+      /* The server has it no more; now the copy that is stored here may go. */
+      if (!mail_mover_forget (batch->changes->store, batch->mailbox, change->uid, &failed))
+        mail_log_warning ("message %u stays stored here: %s", change->uid, failed->message);
+      mail_batch_succeed (batch, batch->items->pdata[0]);
+    }
   mail_batch_end (batch);
 }
 

@@ -14,7 +14,7 @@ cache_chunks_init (CacheChunks *chunks)
   chunks->items = &chunks->single;
   chunks->n = 0;
   chunks->allocated = 1;
-  chunks->held = 0;
+  chunks->held = chunks->memory = 0;
 }
 
 void
@@ -70,6 +70,40 @@ cache_chunks_missing (const CacheChunks *chunks, guint64 offset, guint64 limit, 
   return TRUE;
 }
 
+#define PAGE_BYTES 4096
+
+/* How many pages [offset, end) touches at or behind *next, which moves on. */
+static guint64
+count_pages (guint64 offset, guint64 end, guint64 *next)
+{
+  guint64 first = MAX (offset / PAGE_BYTES, *next);
+  guint64 stop = (end + PAGE_BYTES - 1) / PAGE_BYTES;
+
+  if (stop <= first)
+    return 0;
+  *next = stop;
+  return stop - first;
+}
+
+guint64
+cache_chunks_charge (const CacheChunks *chunks, guint64 extent)
+{
+  guint64 pages = 0, next = 0;
+  guint n_stored = 0;
+
+  /* Most files have no holes. */
+  if (chunks->held == extent && chunks->memory == 0)
+    return count_pages (0, extent + cache_footer_length (chunks->n), &next) * PAGE_BYTES;
+  for (guint i = 0; i < chunks->n; i++)
+    if (!chunks->items[i].in_memory)
+      {
+        pages += count_pages (chunks->items[i].offset, chunk_end (&chunks->items[i]), &next);
+        n_stored++;
+      }
+  pages += count_pages (extent, extent + cache_footer_length (n_stored), &next);
+  return pages * PAGE_BYTES;
+}
+
 static void
 grow (CacheChunks *chunks, guint n)
 {
@@ -105,6 +139,8 @@ add_chunk (CacheChunks *chunks, const CacheChunk *chunk)
   guint i = cache_chunks_find (chunks, chunk->offset);
 
   chunks->held += chunk->length;
+  if (chunk->in_memory)
+    chunks->memory += chunk->length;
   if (i > 0 && join (&chunks->items[i - 1], chunk))
     i--;
   else
@@ -143,6 +179,8 @@ void
 cache_chunks_remove (CacheChunks *chunks, guint index)
 {
   chunks->held -= chunks->items[index].length;
+  if (chunks->items[index].in_memory)
+    chunks->memory -= chunks->items[index].length;
   chunks->n--;
   memmove (&chunks->items[index], &chunks->items[index + 1],
            (chunks->n - index) * sizeof (CacheChunk));

@@ -297,38 +297,63 @@ cache_file_unlink (MailCacheFile *file)
  * ----------------------------------------------------------------------------------------- */
 
 gboolean
-cache_footer_load (MailCacheFile *file, const struct stat *st)
+cache_footer_load (int fd, const CacheKey *key, const struct stat *st, CacheFooter *footer_out,
+                   CacheChunks *chunks_out)
 {
   guint8 tail[512]; /* the whole footer of nearly all messages */
   g_autofree guint8 *long_footer = NULL;
   guint64 size = st->st_size;
   gsize n = MIN (size, sizeof tail), length;
   const guint8 *data;
-  CacheFooter footer;
 
   if (!S_ISREG (st->st_mode) || size < CACHE_TRAILER_BYTES
-      || !cache_pread_all (file->fd, tail, n, size - n)
-      || !cache_footer_peek (&file->key, tail + n - CACHE_TRAILER_BYTES, size, &footer))
+      || !cache_pread_all (fd, tail, n, size - n)
+      || !cache_footer_peek (key, tail + n - CACHE_TRAILER_BYTES, size, footer_out))
     return FALSE;
-  length = cache_footer_length (footer.n_chunks);
-  data = tail + n - length;
+  length = cache_footer_length (footer_out->n_chunks);
+  data = tail + n - MIN (length, n);
   if (length > n)
     {
       data = long_footer = g_malloc (length);
-      if (!cache_pread_all (file->fd, long_footer, length, footer.extent))
+      if (!cache_pread_all (fd, long_footer, length, footer_out->extent))
         return FALSE;
     }
-  if (!cache_footer_unpack (&footer, data, &file->chunks))
-    {
-      cache_chunks_clear (&file->chunks);
-      return FALSE;
-    }
-  file->extent = footer.extent;
-  file->end_known = footer.end_known;
-  file->end = footer.end;
-  file->footer_stored = TRUE;
-  file->mtime = st->st_mtime;
-  return TRUE;
+  if (cache_footer_unpack (footer_out, data, chunks_out))
+    return TRUE;
+  cache_chunks_clear (chunks_out);
+  return FALSE;
+}
+
+guint64
+cache_charge_unknown (const struct stat *st)
+{
+  guint64 length = ((guint64)st->st_size + 4095) & ~(guint64)4095;
+  guint64 blocks = (guint64)st->st_blocks * 512;
+
+  /* Sparse, while parts are missing; 0 on filesystems that do not say. */
+  return blocks > 0 && blocks < length ? blocks : length;
+}
+
+guint64
+cache_charge_found (int dir_fd, const char *name, const CacheKey *key, const struct stat *st)
+{
+  guint64 charge = cache_charge_unknown (st);
+  CacheFooter footer;
+  CacheChunks chunks;
+  int fd;
+
+  /* Without holes the length says it all; with some the footer knows. */
+  if (charge >= (guint64)st->st_size)
+    return charge;
+  fd = openat (dir_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0)
+    return charge;
+  cache_chunks_init (&chunks);
+  if (cache_footer_load (fd, key, st, &footer, &chunks))
+    charge = cache_chunks_charge (&chunks, footer.extent);
+  cache_chunks_clear (&chunks);
+  close (fd);
+  return charge;
 }
 
 gboolean

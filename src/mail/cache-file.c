@@ -86,32 +86,10 @@ take_from_idle (MailCacheFile *file, guint64 charge)
   pthread_mutex_unlock (&cache->lock);
 }
 
-static guint64
-memory_held (const MailCacheFile *file, guint *n_chunks_out)
-{
-  guint64 held = 0;
-  guint n = 0;
-
-  if (file->memory_fd >= 0)
-    for (guint i = 0; i < file->chunks.n; i++)
-      if (file->chunks.items[i].in_memory)
-        {
-          held += file->chunks.items[i].length;
-          n++;
-        }
-  if (n_chunks_out)
-    *n_chunks_out = n;
-  return held;
-}
-
-/* The same number as when the file is found on disk again, or the accounts would drift. */
 void
 cache_file_account (MailCacheFile *file)
 {
-  guint n_in_memory;
-  guint64 held = file->chunks.held - memory_held (file, &n_in_memory);
-
-  set_charge (file, file->fd < 0 ? 0 : cache_charge (held, file->chunks.n - n_in_memory));
+  set_charge (file, file->fd < 0 ? 0 : cache_chunks_charge (&file->chunks, file->extent));
 }
 
 static void
@@ -155,6 +133,7 @@ close_fd (int *fd)
 void
 cache_file_load (MailCacheFile *file, gboolean create)
 {
+  CacheFooter footer;
   struct stat st;
 
   if (file->loaded)
@@ -178,16 +157,21 @@ cache_file_load (MailCacheFile *file, gboolean create)
     }
   if (create && st.st_size == 0 && S_ISREG (st.st_mode))
     return;
-  if (cache_footer_load (file, &st))
+  if (cache_footer_load (file->fd, &file->key, &st, &footer, &file->chunks))
     {
-      take_from_idle (file, cache_charge (file->chunks.held, file->chunks.n));
+      file->extent = footer.extent;
+      file->end_known = footer.end_known;
+      file->end = footer.end;
+      file->footer_stored = TRUE;
+      file->mtime = st.st_mtime;
+      take_from_idle (file, cache_chunks_charge (&file->chunks, file->extent));
       cache_file_account (file);
       return;
     }
   /* Cut off while it was written, or not ours. */
   close_fd (&file->fd);
   cache_file_unlink (file);
-  take_from_idle (file, cache_charge_stat (&st));
+  take_from_idle (file, cache_charge_unknown (&st));
 }
 
 /* Waits until nobody reads from what is to be closed. The lock is given up meanwhile. */
@@ -217,7 +201,7 @@ void
 cache_file_drop_all (MailCacheFile *file)
 {
   int fd = file->fd, memory_fd = file->memory_fd;
-  guint64 memory = memory_held (file, NULL);
+  guint64 memory = file->chunks.memory;
 
   if (memory > 0)
     add_memory (file, -(gint64)memory);
@@ -249,7 +233,7 @@ void
 cache_file_flush (MailCacheFile *file)
 {
   if (file->fd >= 0 && !file->footer_stored && !g_atomic_int_get (&file->detached)
-      && file->chunks.n > 0 && memory_held (file, NULL) == 0)
+      && file->chunks.n > 0 && file->chunks.memory == 0)
     cache_footer_store (file);
 }
 
@@ -260,7 +244,7 @@ cache_file_finish (MailCacheFile *file)
     return;
   if (!file->footer_stored)
     {
-      gboolean has_bytes = file->chunks.held > memory_held (file, NULL)
+      gboolean has_bytes = file->chunks.held > file->chunks.memory
                            || (file->end_known && file->end == 0);
 
       if (!has_bytes || !cache_footer_store (file))
@@ -631,7 +615,7 @@ set_end_locked (MailCacheFile *file, guint64 end, GError **error)
         return fail_differs (file, "the cache file cannot be cut", error);
       file->extent = end;
     }
-  if (cache_file_is_whole (file) && memory_held (file, NULL) == 0 && !cache_footer_store (file))
+  if (cache_file_is_whole (file) && file->chunks.memory == 0 && !cache_footer_store (file))
     cache_disk_failed (file->cache, errno);
   return TRUE;
 }

@@ -42,7 +42,8 @@ typedef struct
   CacheChunk *items; /* sorted, disjoint; points to `single` while one is enough */
   guint n, allocated;
   CacheChunk single;
-  guint64 held; /* sum of lengths */
+  guint64 held;   /* sum of lengths */
+  guint64 memory; /* of those in memory */
 } CacheChunks;
 
 void cache_chunks_init (CacheChunks *chunks);
@@ -58,6 +59,9 @@ void cache_chunks_remove (CacheChunks *chunks, guint index);
 /* Those of from that are on disk, into an empty table. */
 void cache_chunks_copy_disk (CacheChunks *chunks, const CacheChunks *from);
 guint64 cache_chunks_end (const CacheChunks *chunks);
+/* What a file with these chunks and its footer at extent takes on disk, in whole pages: the same
+ * number for an open file and for one that is found, or the accounts would drift. */
+guint64 cache_chunks_charge (const CacheChunks *chunks, guint64 extent);
 
 /* --- footers ------------------------------------------------------------------------------------
  */
@@ -222,8 +226,14 @@ int cache_file_open (MailCacheFile *file, gboolean create, gboolean *read_only_o
 void cache_file_unlink (MailCacheFile *file);
 gboolean cache_pread_all (int fd, void *buffer, gsize length, guint64 offset);
 gboolean cache_pwrite_all (int fd, const void *data, gsize length, guint64 offset);
-/* The footer of an open file, with what fstat says; FALSE: not usable. */
-gboolean cache_footer_load (MailCacheFile *file, const struct stat *st);
+/* The footer of a file, with what fstat says; FALSE: not usable. chunks_out is initialized. */
+gboolean cache_footer_load (int fd, const CacheKey *key, const struct stat *st,
+                            CacheFooter *footer_out, CacheChunks *chunks_out);
+/* What a file is counted as that nobody has looked into. */
+guint64 cache_charge_unknown (const struct stat *st);
+/* What the file name in dir_fd is counted as. */
+guint64
+cache_charge_found (int dir_fd, const char *name, const CacheKey *key, const struct stat *st);
 gboolean cache_footer_store (MailCacheFile *file);
 /* Makes an open file writable: takes the footer away. */
 gboolean cache_footer_strip (MailCacheFile *file);
@@ -232,8 +242,6 @@ void cache_disk_failed (MailCache *cache, int error_number);
 void cache_disk_worked (MailCache *cache);
 
 /* --- cache-reclaim.c */
-guint64 cache_charge (guint64 held, guint n_chunks);
-guint64 cache_charge_stat (const struct stat *st);
 /* When far over the budget, evicts in this thread. No lock held. */
 void cache_throttle (MailCache *cache);
 gboolean cache_reclaim_start (MailCache *cache);

@@ -28,24 +28,6 @@
 #define MAX_COUNTS 100
 #define COUNT_PAUSE 10000 /* microseconds */
 
-guint64
-cache_charge (guint64 held, guint n_chunks)
-{
-  guint64 bytes = held + cache_footer_length (n_chunks);
-
-  return (bytes + 4095) & ~(guint64)4095;
-}
-
-guint64
-cache_charge_stat (const struct stat *st)
-{
-  guint64 length = ((guint64)st->st_size + 4095) & ~(guint64)4095;
-  guint64 blocks = (guint64)st->st_blocks * 512;
-
-  /* Sparse, while parts are missing; 0 on filesystems that do not say. */
-  return blocks > 0 && blocks < length ? blocks : length;
-}
-
 void
 cache_reclaim_wake_locked (MailCache *cache)
 {
@@ -119,7 +101,7 @@ list_bucket (MailCache *cache, guint32 content_id, guint32 number)
           || fstatat (dirfd (dir), d->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0
           || !S_ISREG (st.st_mode))
         continue;
-      entry.charge = cache_charge_stat (&st);
+      entry.charge = cache_charge_found (dirfd (dir), d->d_name, &entry.key, &st);
       entry.used_at = (gint64)st.st_mtim.tv_sec * G_USEC_PER_SEC + st.st_mtim.tv_nsec / 1000;
       g_array_append_val (entries, entry);
     }

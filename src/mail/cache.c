@@ -166,9 +166,7 @@ retire_locked (MailCacheFile *file)
       g_hash_table_remove (cache->files, &file->key);
       end_live (file, TRUE);
     }
-  for (guint i = 0; i < file->chunks.n; i++)
-    if (file->chunks.items[i].in_memory)
-      cache->memory_used -= file->chunks.items[i].length;
+  cache->memory_used -= file->chunks.memory;
   if (file->in_memory_files)
     g_queue_unlink (&cache->memory_files, &file->memory_link);
   cache_bucket_release (file->bucket);
@@ -509,6 +507,17 @@ take_bytes (MailCacheFile *from, MailCacheFile *to)
   cache_file_account (to);
 }
 
+/* Whether it is worth replacing what to has. An empty message is whole without a byte. */
+static gboolean
+has_more_on_disk (const MailCacheFile *from, const MailCacheFile *to)
+{
+  guint64 on_disk = from->chunks.held - from->chunks.memory;
+
+  if (from->fd < 0 || cache_file_is_whole (to))
+    return FALSE;
+  return on_disk > to->chunks.held || (cache_file_is_whole (from) && from->end == 0);
+}
+
 /* Both locks, in the order that everybody takes them. */
 static void
 lock_two (MailCacheFile *a, MailCacheFile *b)
@@ -533,7 +542,7 @@ mail_cache_move (MailCache *cache, guint32 content_id, guint32 uid, guint32 new_
       to = mail_cache_get (cache, new_content_id, new_uid, variant);
       lock_two (from, to);
       cache_file_load (to, FALSE);
-      if (from->fd >= 0 && to->chunks.held < from->chunks.held && !cache_file_is_whole (to))
+      if (has_more_on_disk (from, to))
         {
           cache_file_drop_all (to);
           take_bytes (from, to);

@@ -310,6 +310,25 @@ drop_replacement (MailStore *store, guint32 content_id, guint32 uid)
     mail_staged_drop (staged, NULL, NULL);
 }
 
+/* A message that is stored here and nowhere else: no server is asked, so there may be none. */
+static gboolean
+remove_stored (MailStore *store, MailMailbox *mailbox, guint32 uid, MailDoneFunc done,
+               gpointer user_data)
+{
+  guint32 content_id = mail_mailbox_content_id (mailbox);
+  g_autoptr (GError) error = NULL;
+
+  if (store->options.read_only || !mail_mover_is_only_here (store, mailbox, uid)
+      || !mail_effect_hide_now (mailbox, content_id, uid, NULL))
+    return FALSE;
+  if (mail_mover_forget (store, mailbox, uid, &error))
+    mail_effect_hidden (mailbox, content_id, uid);
+  else
+    mail_effect_unhide (mailbox, content_id, uid, FALSE);
+  tell (done, user_data, error);
+  return TRUE;
+}
+
 void
 mail_change_remove (MailStore *store, MailMailbox *mailbox, guint32 uid, MailDoneFunc done,
                     gpointer user_data)
@@ -317,6 +336,8 @@ mail_change_remove (MailStore *store, MailMailbox *mailbox, guint32 uid, MailDon
   MailChanges *changes = store->changes;
   g_autoptr (GError) error = NULL;
 
+  if (remove_stored (store, mailbox, uid, done, user_data))
+    return;
   if (!may_change (mailbox, 0, "tde", done, user_data))
     return;
   MailChange *change = mail_change_new (changes, MAIL_CHANGE_REMOVE, mailbox);

@@ -473,6 +473,12 @@ column (sqlite3_stmt *stmt, int i)
   return (guint32)CLAMP (sqlite3_column_int64 (stmt, i), 0, G_MAXUINT32);
 }
 
+static guint64
+column_size (sqlite3_stmt *stmt, int i)
+{
+  return (guint64)MAX (sqlite3_column_int64 (stmt, i), 0);
+}
+
 static char *
 column_text (sqlite3_stmt *stmt, int i)
 {
@@ -523,8 +529,8 @@ read_staged (sqlite3_stmt *stmt)
   row->mtime = sqlite3_column_int64 (stmt, i++);
   row->flags = column (stmt, i++);
   row->keywords = column_text (stmt, i++);
-  row->size = (guint64)MAX (sqlite3_column_int64 (stmt, i++), 0);
-  row->wire_size = (guint64)MAX (sqlite3_column_int64 (stmt, i++), 0);
+  row->size = column_size (stmt, i++);
+  row->wire_size = column_size (stmt, i++);
   const void *digest = sqlite3_column_blob (stmt, i);
   if (digest != NULL && sqlite3_column_bytes (stmt, i) == MAIL_DIGEST_SIZE)
     memcpy (row->digest, digest, MAIL_DIGEST_SIZE);

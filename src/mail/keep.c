@@ -34,6 +34,7 @@ typedef struct
 {
   MailKept kept;
   guint field_length;
+  gboolean elsewhere; /* the server has it too */
 } Entry;
 
 struct MailKeep
@@ -323,6 +324,39 @@ mail_keep_has (MailKeep *keep, const char *id)
   gboolean has = g_hash_table_contains (keep->entries, id);
   g_mutex_unlock (&keep->lock);
   return has;
+}
+
+gboolean
+mail_keep_is_only_here (MailKeep *keep, const char *id)
+{
+  g_mutex_lock (&keep->lock);
+  const Entry *entry = g_hash_table_lookup (keep->entries, id);
+  gboolean only = entry != NULL && !entry->elsewhere;
+  g_mutex_unlock (&keep->lock);
+  return only;
+}
+
+void
+mail_keep_set_elsewhere (MailKeep *keep, GHashTable *ids)
+{
+  GHashTableIter iter;
+  gpointer id, entry;
+
+  g_mutex_lock (&keep->lock);
+  g_hash_table_iter_init (&iter, keep->entries);
+  while (g_hash_table_iter_next (&iter, &id, &entry))
+    ((Entry *)entry)->elsewhere = g_hash_table_contains (ids, id);
+  g_mutex_unlock (&keep->lock);
+}
+
+void
+mail_keep_set_only_here (MailKeep *keep, const char *id)
+{
+  g_mutex_lock (&keep->lock);
+  Entry *entry = g_hash_table_lookup (keep->entries, id);
+  if (entry != NULL)
+    entry->elsewhere = FALSE;
+  g_mutex_unlock (&keep->lock);
 }
 
 static gboolean
@@ -674,6 +708,7 @@ mail_keep_adopt (MailKeep *keep, MailKeepDraft *draft)
 
   copy_kept (&entry->kept, &draft->kept);
   entry->field_length = draft->field_length;
+  entry->elsewhere = TRUE;
   draft->final = FALSE;
   g_mutex_lock (&keep->lock);
   g_hash_table_replace (keep->entries, entry->kept.id, entry);

@@ -37,6 +37,12 @@ void mail_keep_close (MailKeep *keep); /* NULL is fine */
 
 guint mail_keep_length (MailKeep *keep);
 gboolean mail_keep_has (MailKeep *keep, const char *id);
+/* Kept, and the server was not seen to have it too. */
+gboolean mail_keep_is_only_here (MailKeep *keep, const char *id);
+/* The server has these and no others of what is kept; a set of char *. */
+void mail_keep_set_elsewhere (MailKeep *keep, GHashTable *ids);
+/* The server no longer has this one. */
+void mail_keep_set_only_here (MailKeep *keep, const char *id);
 /* A copy; FALSE when it is not kept. */
 gboolean mail_keep_get (MailKeep *keep, const char *id, MailKept *kept_out);
 /* All, in order of uid: GArray of MailKept, freed with its elements by g_array_unref. */
@@ -60,7 +66,7 @@ const MailKept *mail_keep_draft_kept (const MailKeepDraft *draft); /* size and d
  * has its error set and is not to be adopted. */
 void mail_keep_settle (MailKeep *keep, MailKeepDraft *const *drafts, guint n_drafts);
 const GError *mail_keep_draft_error (const MailKeepDraft *draft);
-/* Settled without an error: from now on it is kept. */
+/* Settled without an error: from now on it is kept, and the server has it too. */
 void mail_keep_adopt (MailKeep *keep, MailKeepDraft *draft);
 /* Blocking: a draft, ended, of the kept message id under another id; NULL when it cannot be read.
  */

@@ -487,6 +487,7 @@ mail_mailbox_info (MailMailbox *mailbox, MailMailboxInfoNow *info_out)
   info_out->uidnext = mailbox->status.uidnext;
   info_out->mtime = mailbox->mtime;
   info_out->generation = mailbox->generation;
+  info_out->flag_changes = mailbox->flag_changes;
   info_out->may_write = !mailbox->store->options.read_only && !mailbox->server_read_only
                         && rights_allow_change (mailbox->rights)
                         && (caps == 0 || (caps & (MAIL_CAP_APPEND | MAIL_CAP_REMOTE_IDS)) != 0);

@@ -199,6 +199,7 @@ removed (const GError *error, gpointer data)
     {
       State *state = get_state (mover, round->remove->pdata[i]);
 
+      mail_keep_set_only_here (round->keep, round->remove->pdata[i]);
       if (state != NULL)
         state->removed = TRUE;
     }
@@ -264,6 +265,7 @@ step_aside (Round *round, Item *item)
 
   mail_log_info ("the server uses an id again; the stored message of that id stays");
   mail_keep_adopt (round->keep, item->aside);
+  mail_keep_set_only_here (round->keep, new_id);
   g_mutex_lock (&mailbox->lock);
   const MailMessage *known = mail_mailbox_get_locked (mailbox, item->uid);
   if (known != NULL && g_strcmp0 (mail_mailbox_remote_id_locked (mailbox, item->uid), id) == 0)
@@ -297,6 +299,8 @@ adopt (Round *round, Item *item)
   if (!mail_mailbox_find (round->mailbox, item->uid, &message))
     return;
   mail_keep_adopt (round->keep, item->draft);
+  if (round->pin)
+    mail_keep_set_only_here (round->keep, mail_keep_draft_kept (item->draft)->id);
   item->good = TRUE;
   if (!round->store->options.eol_lf)
     mail_store_learn_size (round->mailbox, round->content_id, item->uid,
@@ -819,6 +823,7 @@ mail_mover_listed (MailMover *mover, MailMailbox *mailbox, GPtrArray *reported)
     }
   g_clear_pointer (&mover->states, g_hash_table_unref);
   mover->states = states;
+  mail_keep_set_elsewhere (mover->store->keep, states);
   if (!mover->running)
     next_round (mover);
 }
@@ -857,11 +862,7 @@ mail_mover_is_only_here (MailStore *store, MailMailbox *mailbox, guint32 uid)
 {
   g_autofree char *id = store->keep != NULL ? id_of (mailbox, uid) : NULL;
 
-  if (id == NULL || !mail_keep_has (store->keep, id))
-    return FALSE;
-  const State *state = get_state (store->mover, id);
-  return store->options.offline
-         || (store->mover->states != NULL && (state == NULL || state->removed));
+  return id != NULL && mail_keep_is_only_here (store->keep, id);
 }
 
 gboolean

@@ -1,40 +1,66 @@
 /* SPDX-License-Identifier: MIT
  *
- * The scan detector. `grep -r`, `rsync`, `tar` and `cat *` walk a mailbox in UID order, because names,
- * readdir order and inodes sort alike. Once two messages in a row have been asked for, what follows is
- * fetched ahead in few large requests, the next one queued while one arrives, in a window that doubles
- * up to a byte budget. A walk that stops costs at most its window. Several walkers are told apart by
- * mailbox and place. Any thread, own lock; only ever visible as speed.
+ * The scan detector. `grep -r`, `rsync`, `tar` and `cat *` walk a mailbox in UID order, because
+ * names, readdir order and inodes sort alike. Once two messages in a row have been asked for, what
+ * follows is fetched ahead in few large requests, the next one queued while one arrives, in a
+ * window that doubles up to a byte budget. A walk that stops costs at most its window. Several
+ * walkers are told apart by mailbox and place.
+ *
+ * A walk in another order (by date, or by names that are digests) shows as misses here and there in
+ * one mailbox, one soon after the other. Then what is not here yet is fetched in UID order, in the
+ * same kind of window, each one only if there was another miss: sooner or later everything such a
+ * walker wants is among it. Any thread, own lock; only ever visible as speed.
  */
 #include "store-private.h"
 
 #define N_SCANS 16u
-#define SKIP_MAX 32u  /* messages a walker may leave out (cached ones, names that do not match) */
+#define SKIP_MAX 32u /* messages a walker may leave out (cached ones, names that do not match) */
+#define SKIP_FIRST 4u
 #define LOOK_MAX 2048u /* messages looked at for one request */
 #define WINDOW_MIN (128 * G_GUINT64_CONSTANT (1024))
 #define WINDOW_MAX (16 * G_GUINT64_CONSTANT (1024) * 1024)
 #define HEAD_MAX (32 * G_GUINT64_CONSTANT (1024)) /* who reads no further wants only the start */
-#define WHOLE_MAX (4 * G_GUINT64_CONSTANT (1024) * 1024) /* larger ones are read on by themselves */
+#define N_ROAMS 4u
+#define ROAM_AFTER 4u                     /* misses here and there */
+#define ROAM_GAP (3 * G_TIME_SPAN_SECOND) /* between two of them */
+/* So many times what he has read may be fetched ahead: he may want a few messages only. Where names
+ * are digests of the server's ids, who walks by name is seen here, and wants all. */
+#define ROAM_SHARE 16u
+#define ROAM_SHARE_DIGESTS 64u
+#define WHOLE_MAX (4 * G_GUINT64_CONSTANT (1024) * 1024) /* larger ones are read on by themselves  \
+                                                          */
 
 typedef struct
 {
   guint32 content_id;
-  guint32 uid;          /* the walker is here */
-  guint32 ahead;        /* everything up to here has been asked for or was there */
-  guint run;            /* messages in a row */
+  guint32 uid;           /* the walker is here */
+  guint32 ahead;         /* everything up to here has been asked for or was there */
+  guint run;             /* messages in a row */
   guint64 size, read_to; /* of the message at uid */
-  guint64 head_end;     /* how far those who read only the start read */
-  guint n_heads;        /* large messages in a row of which only the start was read */
-  gboolean full;        /* a message above a block was read past its first block */
+  guint64 head_end;      /* how far those who read only the start read */
+  guint n_heads;         /* large messages in a row of which only the start was read */
+  gboolean full;         /* a message above a block was read past its first block */
   guint64 window, ahead_bytes;
   gint64 used;
 } Scan;
+
+/* Somebody reads a mailbox in no order we know. */
+typedef struct
+{
+  Scan scan;        /* what was fetched ahead for him, in UID order */
+  guint32 last_uid; /* his last message */
+  guint64 read;     /* bytes of his messages */
+  guint n_misses;   /* in quick succession */
+  guint32 marker;   /* when this one has come, it is time for the next window; 0: none */
+  gint64 missed_at;
+} Roam;
 
 struct MailReadahead
 {
   MailStore *store;
   GMutex lock;
-  Scan scans[N_SCANS]; /* under lock */
+  Scan scans[N_SCANS]; /* under lock, as what follows */
+  Roam roams[N_ROAMS];
 };
 
 MailReadahead *
@@ -94,7 +120,9 @@ advance (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, gui
         continue;
       if (scan->uid == uid)
         return scan;
-      guint n = mail_mailbox_next (mailbox, scan->uid, between, NULL, SKIP_MAX);
+      /* Two that are near each other by chance are no scan yet. */
+      guint n = mail_mailbox_next (mailbox, scan->uid, between, NULL,
+                                   scan->run > 1 ? SKIP_MAX : SKIP_FIRST);
       guint64 passed = 0;
       for (guint k = 0; k < n && between[k].uid <= uid; k++)
         {
@@ -129,7 +157,7 @@ begin (MailReadahead *readahead, guint32 content_id, guint32 uid)
   for (guint i = 1; i < N_SCANS; i++)
     if (readahead->scans[i].used < oldest->used)
       oldest = &readahead->scans[i];
-  *oldest = (Scan){ .content_id = content_id, .uid = uid, .ahead = uid, .run = 1 };
+  *oldest = (Scan) { .content_id = content_id, .uid = uid, .ahead = uid, .run = 1 };
   return oldest;
 }
 
@@ -153,11 +181,10 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
 
           scan->ahead = next[i].uid;
           looked++;
-          g_autoptr (MailCacheFile) file
-              = mail_cache_peek (readahead->store->cache, scan->content_id, next[i].uid, 0);
+          g_autoptr (MailCacheFile) file = mail_cache_peek (readahead->store->cache,
+                                                            scan->content_id, next[i].uid, 0);
           if (here == 0 || mail_store_is_kept (readahead->store, mailbox, next[i].uid)
-              || (file != NULL
-                  && mail_cache_file_has (file, 0, MIN (part.end, MAIL_TO_END / 2))))
+              || (file != NULL && mail_cache_file_has (file, 0, MIN (part.end, MAIL_TO_END / 2))))
             continue;
           chosen += here;
           g_array_append_val (parts, part);
@@ -166,6 +193,56 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
         break;
     }
   scan->ahead_bytes += chosen;
+}
+
+/* NULL: there is none yet, and none is to be made. */
+static Roam *
+find_roam (MailReadahead *readahead, guint32 content_id, gboolean make)
+{
+  Roam *oldest = &readahead->roams[0];
+
+  for (guint i = 0; i < N_ROAMS; i++)
+    {
+      if (readahead->roams[i].scan.content_id == content_id)
+        return &readahead->roams[i];
+      if (readahead->roams[i].missed_at < oldest->missed_at)
+        oldest = &readahead->roams[i];
+    }
+  if (!make)
+    return NULL;
+  *oldest = (Roam) { .scan = { .content_id = content_id } };
+  return oldest;
+}
+
+static void
+note_read (Roam *roam, guint32 uid, guint64 size)
+{
+  if (roam->last_uid == uid)
+    return;
+  roam->last_uid = uid;
+  roam->read += cost (MIN (size, WHOLE_MAX), size);
+}
+
+/* A message was missed that no scan had come near. TRUE: more of the mailbox is to be fetched. */
+static gboolean
+roam (MailReadahead *readahead, Roam *roam, guint32 uid, guint64 size, guint64 window_max)
+{
+  gboolean digests = (mail_store_caps (readahead->store) & MAIL_CAP_REMOTE_IDS) != 0;
+  guint64 most = MIN (roam->read * (digests ? ROAM_SHARE_DIGESTS : ROAM_SHARE),
+                      readahead->store->options.cache_size / 2);
+  gint64 now = g_get_monotonic_time ();
+
+  if (now - roam->missed_at > ROAM_GAP)
+    *roam = (Roam) { .scan = { .content_id = roam->scan.content_id } };
+  roam->missed_at = now;
+  roam->n_misses += roam->last_uid != uid;
+  note_read (roam, uid, size);
+  if (roam->n_misses < ROAM_AFTER || roam->scan.ahead_bytes >= most
+      || (roam->marker != 0
+          && mail_fetches_busy (readahead->store->fetches, roam->scan.content_id, roam->marker)))
+    return FALSE;
+  roam->scan.window = CLAMP (roam->scan.window * 2, WINDOW_MIN, MAX (window_max, WINDOW_MIN));
+  return TRUE;
 }
 
 void
@@ -177,6 +254,8 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
 
   g_mutex_lock (&readahead->lock);
   Scan *scan = advance (readahead, mailbox, content_id, uid);
+  gboolean stray = missed && (scan == NULL || scan->run < 2);
+  Roam *roaming = find_roam (readahead, content_id, stray);
   if (scan == NULL)
     scan = begin (readahead, content_id, uid);
   scan->size = size;
@@ -190,6 +269,15 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
       parts = g_array_new (FALSE, FALSE, sizeof (MailFetchPart));
       choose (readahead, scan, mailbox, scan->window - scan->ahead_bytes, parts);
     }
+  else if (stray && roam (readahead, roaming, uid, size, window_max))
+    {
+      parts = g_array_new (FALSE, FALSE, sizeof (MailFetchPart));
+      choose (readahead, &roaming->scan, mailbox, roaming->scan.window, parts);
+      roaming->marker = parts->len > 0 ? g_array_index (parts, MailFetchPart, parts->len / 2).uid
+                                       : 0;
+    }
+  if (roaming != NULL)
+    note_read (roaming, uid, size);
   g_mutex_unlock (&readahead->lock);
   if (parts != NULL && parts->len > 0)
     mail_fetches_ahead (readahead->store->fetches, mailbox, content_id,

@@ -89,7 +89,7 @@ struct MailMailbox
   gint64 synced_at;       /* monotonic µs of the last successful sync, 0: never in this run */
   gint64 tried_at;        /* of the last try */
   gint64 used_at;         /* somebody looked */
-  guint64 generation;
+  guint64 generation, flag_changes;
   gint64 mtime;           /* seconds since the epoch */
   gboolean server_read_only;
   guint8 settable_flags;
@@ -170,8 +170,8 @@ gboolean mail_store_is_kept (MailStore *store, MailMailbox *mailbox, guint32 uid
 /* The true length of a message was seen. No lock held. */
 void mail_store_learn_size (MailMailbox *mailbox, guint32 content_id, guint32 uid, guint64 size);
 
-/* mover.c, for whoever removes messages; net thread. TRUE: no server has the message any more, only the
- * local copy is to go. */
+/* mover.c, for whoever removes messages; any thread. TRUE: the message is stored here and was not seen on
+ * the server in this run: only the local copy is to go. */
 gboolean mail_mover_is_only_here (MailStore *store, MailMailbox *mailbox, guint32 uid);
 /* The local copy goes, if there is one; what the server has must be gone already. */
 gboolean mail_mover_forget (MailStore *store, MailMailbox *mailbox, guint32 uid, GError **error);

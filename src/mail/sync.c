@@ -37,6 +37,7 @@ typedef struct
 {
   MailMessage old, now;
   gboolean has_old, has_now;
+  guint32 content_id, uidvalidity; /* another UIDVALIDITY: what it was in; else 0 */
   char *name;
 } Event;
 
@@ -469,7 +470,12 @@ replace_contents (Merge *merge)
 
   mail_log_info ("mailbox \"%s\" has a new UIDVALIDITY, its cache is dropped", mailbox->name);
   for (guint i = 0; mailbox->messages != NULL && i < mailbox->messages->len; i++)
-    add_event (merge, &g_array_index (mailbox->messages, MailMessage, i), NULL);
+    {
+      add_event (merge, &g_array_index (mailbox->messages, MailMessage, i), NULL);
+      Event *event = &g_array_index (merge->events, Event, merge->events->len - 1);
+      event->content_id = mailbox->content_id;
+      event->uidvalidity = mailbox->status.uidvalidity;
+    }
   mail_index_batch_drop_contents (merge->batch, mailbox->content_id);
   mail_cache_drop_contents (store->cache, mailbox->content_id);
   g_hash_table_remove (store->by_content, GUINT_TO_POINTER (mailbox->content_id));
@@ -552,6 +558,7 @@ merge_locked (Merge *merge, const MailSyncResult *result)
                                         || (mail_store_caps (mailbox->store) & MAIL_CAP_REMOTE_IDS));
   if (first || merge->entries_changed)
     touch (merge, first);
+  mailbox->flag_changes += merge->changed->len > 0;
   if (first || merge->entries_changed || merge->changed->len > 0
       || modseq != mailbox->status.highestmodseq)
     {
@@ -574,7 +581,10 @@ deliver_events (Merge *merge)
     {
       const Event *event = &g_array_index (merge->events, Event, i);
 
-      if (store->events.message != NULL)
+      if (event->content_id != 0 && store->events.replaced != NULL)
+        store->events.replaced (store->events_data, merge->mailbox, event->content_id,
+                                event->uidvalidity, &event->old, event->name);
+      else if (event->content_id == 0 && store->events.message != NULL)
         store->events.message (store->events_data, merge->mailbox,
                                event->has_old ? &event->old : NULL,
                                event->has_now ? &event->now : NULL, event->name);

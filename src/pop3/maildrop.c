@@ -11,11 +11,13 @@
 /* More is an attack on our memory, or nothing POP3 was made for. */
 #define MESSAGES_MAX (1 << 20)
 #define UIDL_MAX 70
+#define LABELS_LOST 8 /* twins that may have gone while nobody looked */
 #define SIZE_MAX_SHOWN ((G_GUINT64_CONSTANT (1) << 40) - 1)
 
 struct Pop3Labels
 {
-  GHashTable *by_base; /* char * -> GArray of guint32, ascending */
+  GHashTable *by_base;  /* char * -> GArray of guint32, ascending */
+  GHashTable *recalled; /* bases that were compared with what is known */
 };
 
 typedef struct
@@ -39,6 +41,7 @@ pop3_labels_new (void)
 
   labels->by_base = g_hash_table_new_full (g_str_hash, g_str_equal, g_free,
                                            (GDestroyNotify)g_array_unref);
+  labels->recalled = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
   return labels;
 }
 
@@ -46,6 +49,7 @@ void
 pop3_labels_free (Pop3Labels *labels)
 {
   g_hash_table_unref (labels->by_base);
+  g_hash_table_unref (labels->recalled);
   g_free (labels);
 }
 
@@ -298,6 +302,73 @@ pop3_maildrop_finish (Pop3Maildrop *maildrop, Pop3Labels *labels, gboolean have_
     }
   g_array_set_size (maildrop->listed, 0);
   return TRUE;
+}
+
+static char *
+make_key (const char *base, guint32 label)
+{
+  return label > 1 ? g_strdup_printf ("%s %u", base, label) : g_strdup (base);
+}
+
+/* The labels of n messages that share base, those that are known first. */
+static GArray *
+known_labels (const char *base, guint n, gboolean (*is_known) (const char *key, gpointer user_data),
+              gpointer user_data)
+{
+  GArray *known = g_array_new (FALSE, FALSE, sizeof (guint32));
+  guint32 next = 1;
+
+  for (guint32 label = 1; label <= n + LABELS_LOST && known->len < n; label++)
+    {
+      g_autofree char *key = make_key (base, label);
+
+      if (is_known (key, user_data))
+        g_array_append_val (known, label);
+    }
+  if (known->len > 0)
+    next = g_array_index (known, guint32, known->len - 1) + 1;
+  for (; known->len < n; next++)
+    g_array_append_val (known, next);
+  return known;
+}
+
+void
+pop3_maildrop_recall (Pop3Maildrop *maildrop, Pop3Labels *labels,
+                      gboolean (*is_known) (const char *key, gpointer user_data),
+                      gpointer user_data)
+{
+  g_autoptr (GHashTable) used = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+
+  for (guint i = 0; i < maildrop->messages->len; i++)
+    {
+      Pop3Message *message = &g_array_index (maildrop->messages, Pop3Message, i);
+      guint32 label;
+      g_autofree char *base = key_base (message->key, &label);
+      GArray *group = g_hash_table_lookup (labels->by_base, base);
+      guint nth = GPOINTER_TO_UINT (g_hash_table_lookup (used, base));
+
+      if (nth == 0 && !g_hash_table_contains (labels->recalled, base)
+          && (group != NULL || !is_known (message->key, user_data)))
+        {
+          group = known_labels (base, group != NULL ? group->len : 1, is_known, user_data);
+          if (group->len > 1 || g_array_index (group, guint32, 0) != 1)
+            g_hash_table_replace (labels->by_base, g_strdup (base), group);
+          else
+            g_clear_pointer (&group, g_array_unref);
+          g_hash_table_add (labels->recalled, g_strdup (base));
+        }
+      if (group == NULL || nth >= group->len)
+        continue;
+      g_hash_table_replace (used, g_strdup (base), GUINT_TO_POINTER (nth + 1));
+      g_autofree char *key = make_key (base, g_array_index (group, guint32, nth));
+      message->key = g_string_chunk_insert (maildrop->text, key);
+    }
+  g_hash_table_remove_all (maildrop->by_key);
+  for (guint i = 0; i < maildrop->messages->len; i++)
+    {
+      Pop3Message *message = &g_array_index (maildrop->messages, Pop3Message, i);
+      g_hash_table_insert (maildrop->by_key, (gpointer)message->key, message);
+    }
 }
 
 guint

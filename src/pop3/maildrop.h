@@ -39,6 +39,12 @@ pop3_maildrop_add_list (Pop3Maildrop *maildrop, const char *line, gsize length, 
 gboolean pop3_maildrop_finish (Pop3Maildrop *maildrop, Pop3Labels *labels, gboolean have_list,
                                GError **error);
 
+/* After finish: labels are as good as what is known from earlier runs. With "KEY 2" known and KEY
+ * not, a lone KEY is the second one, whose twin went while nobody looked. Once for each UIDL. */
+void pop3_maildrop_recall (Pop3Maildrop *maildrop, Pop3Labels *labels,
+                           gboolean (*is_known) (const char *key, gpointer user_data),
+                           gpointer user_data);
+
 /* After finish, in maildrop order. */
 guint pop3_maildrop_length (const Pop3Maildrop *maildrop);
 const Pop3Message *pop3_maildrop_get (const Pop3Maildrop *maildrop, guint index);

@@ -29,6 +29,7 @@ pop3_request_set_items (Pop3Request *request, const MailFetchRequest *fetch)
   guint n = 0;
 
   request->part = fetch->part;
+  request->length = fetch->length;
   request->priority = fetch->priority;
   request->remote_ids = g_strdupv ((char **)fetch->remote_ids);
   request->items = g_array_new (FALSE, TRUE, sizeof (Pop3Item));

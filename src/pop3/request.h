@@ -54,7 +54,8 @@ typedef struct
   MailQuotaFunc quota;
   gpointer user_data;
 
-  MailPart part; /* FETCH */
+  MailPart part;  /* FETCH */
+  guint64 length; /* FETCH of a head: about so many bytes; 0: the header */
   MailPriority priority;
   GArray *items;     /* of Pop3Item */
   guint next;        /* items before it do not wait */

@@ -30,6 +30,7 @@ typedef struct
 {
   guint verb;
   guint32 number;
+  guint32 n_lines; /* TOP */
   const Pop3CommandFuncs *funcs; /* NULL: the session's own */
   gpointer user_data;
   char *text;       /* what stood behind +OK, while the lines after it come */

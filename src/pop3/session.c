@@ -237,7 +237,7 @@ pump (Pop3Session *session)
         return;
       g_queue_pop_head (&session->waiting);
       if (command->verb == POP3_VERB_TOP)
-        g_snprintf (line, sizeof line, "TOP %u 0", command->number);
+        g_snprintf (line, sizeof line, "TOP %u %u", command->number, command->n_lines);
       else if (command->number != 0)
         g_snprintf (line, sizeof line, "%s %u", verb_names[command->verb], command->number);
       else
@@ -246,9 +246,9 @@ pump (Pop3Session *session)
     }
 }
 
-gboolean
-pop3_session_send (Pop3Session *session, Pop3Verb verb, guint32 number,
-                   const Pop3CommandFuncs *funcs, gpointer user_data)
+static gboolean
+send_command (Pop3Session *session, Pop3Verb verb, guint32 number, guint32 n_lines,
+              const Pop3CommandFuncs *funcs, gpointer user_data)
 {
   Pop3Command *command;
 
@@ -257,11 +257,26 @@ pop3_session_send (Pop3Session *session, Pop3Verb verb, guint32 number,
   command = g_new0 (Pop3Command, 1);
   command->verb = verb;
   command->number = number;
+  command->n_lines = n_lines;
   command->funcs = funcs;
   command->user_data = user_data;
   g_queue_push_tail (&session->waiting, command);
   pump (session);
   return TRUE;
+}
+
+gboolean
+pop3_session_send (Pop3Session *session, Pop3Verb verb, guint32 number,
+                   const Pop3CommandFuncs *funcs, gpointer user_data)
+{
+  return send_command (session, verb, number, 0, funcs, user_data);
+}
+
+gboolean
+pop3_session_send_top (Pop3Session *session, guint32 number, guint32 n_lines,
+                       const Pop3CommandFuncs *funcs, gpointer user_data)
+{
+  return send_command (session, POP3_VERB_TOP, number, n_lines, funcs, user_data);
 }
 
 const guint8 *

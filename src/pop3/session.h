@@ -50,7 +50,7 @@ typedef enum
   POP3_VERB_STAT,
   POP3_VERB_LIST, /* number 0: all */
   POP3_VERB_UIDL, /* the same */
-  POP3_VERB_TOP,  /* number, no line of the body */
+  POP3_VERB_TOP,  /* number; no line of the body but by pop3_session_send_top */
   POP3_VERB_RETR,
   POP3_VERB_DELE,
   POP3_VERB_RSET,
@@ -100,6 +100,10 @@ void pop3_session_give_secret (Pop3Session *session, const char *secret);
  * at once with PIPELINING, else one after the other. */
 gboolean pop3_session_send (Pop3Session *session, Pop3Verb verb, guint32 number,
                             const Pop3CommandFuncs *funcs, gpointer user_data);
+
+/* TOP with the first n_lines of the body. */
+gboolean pop3_session_send_top (Pop3Session *session, guint32 number, guint32 n_lines,
+                                const Pop3CommandFuncs *funcs, gpointer user_data);
 
 guint pop3_session_caps (const Pop3Session *session);
 /* Seconds the server wants between logins (RFC 2449 section 6.5). */

@@ -22,6 +22,8 @@
 #define UNKNOWN_SIZE 16384 /* what a message may take whose size was not listed */
 #define HEADER_SIZE 2048   /* what TOP may take */
 #define HEADER_MAX 65536   /* of which so much is looked at */
+#define LINE_LENGTH 60     /* of a body, with its end, as a rule at least */
+#define HEAD_LENGTH_MAX (1024 * 1024)
 
 /* Values of dates that are no dates. */
 #define DATE_KNOWN G_MININT64 /* the store has this message and its date */
@@ -35,10 +37,11 @@ struct Pop3Unit
   /* For a fetch. */
   Pop3Request *request; /* NULL: it is gone */
   guint item;
-  guint64 position; /* bytes of the message so far */
-  guint64 listed;   /* size */
-  gboolean head_only;
-  guint head_match; /* of CRLF CRLF; 4: the header is over */
+  guint64 position;   /* bytes of the message so far */
+  guint64 listed;     /* size */
+  gboolean top;       /* the message comes by TOP: never whole */
+  gboolean head_only; /* and what follows the header is cut off */
+  guint head_match;   /* of CRLF CRLF; 4: the header is over */
   /* For a date. */
   guint index;
   GByteArray *header;
@@ -61,15 +64,18 @@ unit_end (Pop3Unit *unit)
     pop3_schedule_now (self);
 }
 
+/* n_lines: of TOP. */
 static Pop3Unit *
-unit_begin (Pop3Backend *self, Pop3Verb verb, guint32 number, guint64 estimate,
+unit_begin (Pop3Backend *self, Pop3Verb verb, guint32 number, guint32 n_lines, guint64 estimate,
             const Pop3CommandFuncs *funcs)
 {
+  Pop3Session *session = pop3_connection_session (self->connection);
   Pop3Unit *unit = g_new0 (Pop3Unit, 1);
 
   unit->self = self;
   unit->estimate = estimate;
-  if (!pop3_session_send (pop3_connection_session (self->connection), verb, number, funcs, unit))
+  if (verb == POP3_VERB_TOP ? !pop3_session_send_top (session, number, n_lines, funcs, unit)
+                            : !pop3_session_send (session, verb, number, funcs, unit))
     {
       g_free (unit);
       return NULL;
@@ -227,6 +233,14 @@ top_done (gpointer user_data, const char *text, const GError *error)
   unit_end (unit);
 }
 
+static gboolean
+is_known (const char *key, gpointer user_data)
+{
+  MailSyncSink *sink = user_data;
+
+  return sink->is_known (sink, key);
+}
+
 void
 pop3_work_begin_sync (Pop3Backend *self, Pop3Request *take_request)
 {
@@ -238,6 +252,7 @@ pop3_work_begin_sync (Pop3Backend *self, Pop3Request *take_request)
   if (!take_request->begun)
     sink->begin (sink, POP3_UIDVALIDITY, TRUE);
   take_request->begun = TRUE;
+  pop3_maildrop_recall (self->maildrop, self->labels, is_known, sink);
   self->dates = g_array_sized_new (FALSE, FALSE, sizeof (gint64), n);
   self->next_date = 0;
   self->n_dates = 0;
@@ -308,8 +323,8 @@ fill_dates (Pop3Backend *self)
       if (!window_open (self, WINDOW_DATES) || (self->top == POP3_UNKNOWN && self->n_dates > 0))
         return;
       unit = unit_begin (self, POP3_VERB_TOP,
-                         pop3_maildrop_get (self->maildrop, self->next_date)->number, HEADER_SIZE,
-                         &funcs);
+                         pop3_maildrop_get (self->maildrop, self->next_date)->number, 0,
+                         HEADER_SIZE, &funcs);
       if (unit == NULL)
         return;
       unit->index = self->next_date;
@@ -404,7 +419,7 @@ fetch_done (gpointer user_data, const char *text, const GError *error)
       g_array_index (request->items, Pop3Item, unit->item).state = POP3_ITEM_WAITING;
       request->next = 0;
     }
-  else if (error != NULL && unit->head_only
+  else if (error != NULL && unit->top
            && (pop3_session_caps (pop3_connection_session (self->connection)) & POP3_CAP_TOP) == 0)
     {
       /* It was worth a try; the whole message holds the header too. */
@@ -414,10 +429,10 @@ fetch_done (gpointer user_data, const char *text, const GError *error)
     }
   else
     {
-      if (error == NULL && unit->position == 0 && (unit->listed > 0 || unit->head_only))
+      if (error == NULL && unit->position == 0 && (unit->listed > 0 || unit->top))
         empty = g_error_new_literal (MAIL_ERROR, MAIL_ERROR_FAILED,
                                      "the server sent an empty message");
-      finish_item (self, request, unit->item, unit->position, error == NULL && !unit->head_only,
+      finish_item (self, request, unit->item, unit->position, error == NULL && !unit->top,
                    error != NULL ? error : empty);
     }
   unit_end (unit);
@@ -429,6 +444,8 @@ fill_fetch (Pop3Backend *self, Pop3Request *request)
 {
   static const Pop3CommandFuncs funcs = { NULL, fetch_data, fetch_done };
   gboolean head = request->part == MAIL_PART_HEAD && self->top != POP3_NO;
+  guint64 length = head && request->length != MAIL_TO_END ? MIN (request->length, HEAD_LENGTH_MAX)
+                                                          : 0;
 
   for (; request->next < request->items->len; request->next++)
     {
@@ -454,13 +471,15 @@ fill_fetch (Pop3Backend *self, Pop3Request *request)
         }
       size = message->size > 0 ? message->size : UNKNOWN_SIZE;
       unit = unit_begin (self, head ? POP3_VERB_TOP : POP3_VERB_RETR, message->number,
-                         head ? HEADER_SIZE : size, &funcs);
+                         (guint32)((length + LINE_LENGTH - 1) / LINE_LENGTH),
+                         head ? HEADER_SIZE + length : size, &funcs);
       if (unit == NULL)
         return FALSE;
       unit->request = request;
       unit->item = request->next;
       unit->listed = message->size;
-      unit->head_only = head;
+      unit->top = head;
+      unit->head_only = head && length == 0;
       unit->head_match = 2; /* a message may begin with the empty line */
       item->state = POP3_ITEM_RUNNING;
     }

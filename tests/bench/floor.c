@@ -210,7 +210,8 @@ static struct fuse_lowlevel_ops operations = {
 int
 main (int argc, char **argv)
 {
-  char *fuse_argv[] = { argv[0], "-oro,fsname=floor,subtype=floor", NULL };
+  char options[] = "-oro,fsname=floor,subtype=floor";
+  char *fuse_argv[] = { argv[0], options, NULL };
   struct fuse_args args = FUSE_ARGS_INIT (2, fuse_argv);
   char *mountpoint = argc == 3 || argc == 4 ? realpath (argv[2], NULL) : NULL;
 

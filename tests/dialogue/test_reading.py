@@ -46,3 +46,29 @@ def test_connection_lost_inside_a_body(server, fake_mount, eol, cut):
     assert cuts
     assert outcome.value == want, outcome
     assert os.stat(path_of(daemon, server, 1)).st_size == len(want)
+
+
+@pytest.mark.parametrize("layout", ["flat", "maildir"])
+def test_replaced_mailbox_is_forgotten(server, fake_mount, layout):
+    """Another UIDVALIDITY: names that were looked up and pages that were read are gone too."""
+    for i in range(3):
+        server.inbox.add(BODY + b"%d" % i, flags={"\\Seen"})
+    daemon = fake_mount(refresh=1, layout=layout)
+    directory = daemon.mnt / "INBOX" / ("cur" if layout == "maildir" else "")
+    old = sorted(directory.iterdir())
+    assert [read(p) for p in old[:2]] == [BODY + b"%d" % i for i in range(2)]
+    os.stat(old[2])
+    file = os.open(old[1], os.O_RDONLY)
+    try:
+        server.inbox.uidvalidity += 1
+        server.inbox.messages.clear()
+        server.inbox.add(b"Subject: new\r\n\r\nother\r\n", uid=1, flags={"\\Seen"})
+        server.drop_all()
+        wait_for("the new listing", lambda: not set(os.listdir(directory)) & {p.name for p in old})
+        for path in old:
+            wait_for("the old name is gone", lambda p=path: attempt(os.stat, p).code == errno.ENOENT, 5)
+        wait_for("the open file is stale",
+                 lambda: attempt(os.pread, file, 10, 0).code == errno.ESTALE, 5)
+        assert [read(p) for p in directory.iterdir()] == [b"Subject: new\r\n\r\nother\r\n"]
+    finally:
+        os.close(file)

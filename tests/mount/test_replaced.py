@@ -20,3 +20,25 @@ def test_root_mailbox_keeps_its_cache(mount, dovecot, user):
     daemon.start()
     assert {p.name: p.read_bytes() for p in daemon.mnt.iterdir()} == before
     assert daemon.counter("misses") == 0
+
+
+def test_flags_are_names_at_once(mount, dovecot, user):
+    """layout=maildir: once the new flags are known, a listing has the new names, although no message
+    came or went and the kernel would keep the listing it has."""
+    dovecot.fill(user, range(5), new_every=0)
+    with dovecot.client(user) as client:
+        client.select()
+        client.store("1:5", "FLAGS", "(\\Seen)")
+        directory = mount(user, layout="maildir", refresh=1).mnt / "INBOX" / "cur"
+        file = os.open(next(directory.iterdir()), os.O_RDONLY)
+        try:
+            for flags, letters in (("\\Flagged \\Seen", "FS"), ("\\Seen", "S")) * 6:
+                client.store("1:5", "FLAGS", f"({flags})")
+                wait_for("they are known", lambda f=flags:
+                         os.getxattr(file, "user.imap.flags") == f.encode(), step=0.001)
+                names = os.listdir(directory)
+                assert [n.split(":2,")[1] for n in names] == [letters] * 5
+                for name in names:
+                    os.stat(directory / name)
+        finally:
+            os.close(file)

@@ -800,6 +800,38 @@ test_used (Fixture *f, gconstpointer data)
   g_assert_cmpuint (mail_cache_used (f->cache), ==, 0);
 }
 
+/* Partial files with holes of all sizes: counted on disk as they count themselves. */
+static void
+test_used_partial (Fixture *f, gconstpointer data)
+{
+  guint64 used;
+
+  for (guint32 uid = 1; uid <= 100; uid++)
+    {
+      g_autoptr (MailCacheFile) file = mail_cache_get (f->cache, 17, uid, 0);
+      for (guint i = 0; i < uid % 7 + 1; i++)
+        {
+          guint64 offset = g_test_rand_int_range (0, uid * 3000);
+          put (file, uid, offset, g_test_rand_int_range (1, 9000));
+        }
+      if (uid % 3 == 0)
+        g_assert_true (mail_cache_file_set_end (file, 1000000, NULL));
+    }
+  used = mail_cache_used (f->cache);
+  for (guint round = 0; round < 2; round++)
+    {
+      reopen (f, BIG_BUDGET);
+      WAIT_FOR (mail_cache_used (f->cache) == used);
+      for (guint32 uid = 1; uid <= 100; uid++)
+        g_assert_true (is_held (f->cache, 17, uid));
+      g_assert_cmpuint (mail_cache_used (f->cache), ==, used);
+      g_assert_cmpuint (disk_usage (f->dir), <=, used + used / 4);
+    }
+  for (guint32 uid = 1; uid <= 100; uid++)
+    mail_cache_remove (f->cache, 17, uid);
+  g_assert_cmpuint (mail_cache_used (f->cache), ==, 0);
+}
+
 static void
 test_evict (Fixture *f, gconstpointer data)
 {
@@ -1304,6 +1336,7 @@ main (int argc, char **argv)
   ADD ("/cache/killed-partial", 0, test_killed_partial);
   ADD ("/cache/descriptors", 0, test_descriptors);
   ADD ("/cache/used", 0, test_used);
+  ADD ("/cache/used-partial", 0, test_used_partial);
   ADD ("/cache/evict", 0, test_evict);
   ADD ("/cache/evict-order", 0, test_evict_order);
   ADD ("/cache/remove", 0, test_remove);

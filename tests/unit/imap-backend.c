@@ -3,7 +3,7 @@
  * The IMAP backend against a Dovecot of its own on a loopback port: list, sync, fetch, every
  * change, lost and stalled connections. Skipped only where there is no Dovecot.
  */
-#include "imap/backend.h"
+#include "imap/backend-private.h"
 #include "mailfs/log.h"
 #include "mailfs/uidset.h"
 
@@ -41,7 +41,8 @@ static const char config_template[]
       "base_dir = %1$s/run\nstate_dir = %1$s/run\nlog_path = %1$s/dovecot.log\n"
       "listen = 127.0.0.1\ndisable_plaintext_auth = no\nssl = no\n"
       "auth_mechanisms = plain login cram-md5 scram-sha-1 scram-sha-256\n"
-      "auth_failure_delay = 0\n"
+      "auth_failure_delay = 0\nmail_plugins = zlib\n"
+      "protocol imap {\n mail_plugins = zlib imap_zlib\n}\n"
       "default_internal_user = %2$s\ndefault_login_user = %3$s\ndefault_internal_group = %4$s\n"
       "first_valid_uid = 0\nfirst_valid_gid = 0\ndefault_vsz_limit = 0\n"
       "mail_location = maildir:~/mail:LAYOUT=fs:INBOX=~/inbox\n"
@@ -1018,6 +1019,38 @@ test_limited (Fixture *f, gconstpointer data)
     }
 }
 
+/* Like a line that was found to be slow: all goes through deflate, and shrinks. */
+static void
+test_compress (Fixture *f, gconstpointer data)
+{
+  g_autoptr (GString) large = g_string_new ("Subject: large\r\n\r\n");
+  MailAppendItem item = { 0 };
+  Append append;
+  Fetch fetch;
+
+  imap_pool_set_slow_line (((ImapBackend *)f->backend)->pool, TRUE);
+  while (large->len < 1024 * 1024)
+    g_string_append_printf (large, "line %" G_GSIZE_FORMAT " of a large message\r\n", large->len);
+  item.fd = temp_file (large->str, large->len);
+  item.length = large->len;
+  for (guint i = 0; i < 3; i++)
+    {
+      n_append_items = 1;
+      append = (Append) { 0 };
+      f->backend->ops->append (f->backend, "INBOX", &item, 1, on_append, &append);
+      wait_ok (f, &append.answer);
+      do_fetch (f, &fetch, "INBOX", append.uidvalidity, append.uids[0], append.uids[0], 0,
+                MAIL_TO_END);
+      g_assert_cmpmem (fetch.bytes->data, fetch.bytes->len, large->str, large->len);
+      fetch_clear (&fetch);
+      /* At rest the first connection, too, is turned to it. */
+      g_usleep (300000);
+      while (g_main_context_iteration (NULL, FALSE))
+        ;
+    }
+  close (item.fd);
+}
+
 static void
 test_refused (Fixture *f, gconstpointer data)
 {
@@ -1112,6 +1145,7 @@ main (int argc, char **argv)
   g_test_add ("/imap/backend/watch", Fixture, "", setup, test_watch, teardown);
   g_test_add ("/imap/backend/lost", Fixture, "", setup, test_lost, teardown);
   g_test_add ("/imap/backend/stalled", Fixture, "", setup, test_stalled, teardown);
+  g_test_add ("/imap/backend/compress", Fixture, "", setup, test_compress, teardown);
   g_test_add ("/imap/backend/limited", Fixture, LIMITED, setup, test_limited, teardown);
   g_test_add ("/imap/backend/refused", Fixture, "", setup, test_refused, teardown);
   g_test_add ("/imap/backend/quota", Fixture, "", setup, test_quota, teardown);

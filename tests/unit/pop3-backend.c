@@ -249,7 +249,8 @@ fetch_done (MailFetchSink *sink, const GError *error)
 }
 
 static void
-fetch_start (Fixture *f, Fetch *fetch, const char *const *ids, MailPart part, MailPriority priority)
+fetch_start_length (Fixture *f, Fetch *fetch, const char *const *ids, MailPart part, guint64 length,
+                    MailPriority priority)
 {
   const MailUidRange uids = { 1, g_strv_length ((char **)ids) };
   const MailFetchRequest request = { .mailbox = "INBOX",
@@ -258,13 +259,19 @@ fetch_start (Fixture *f, Fetch *fetch, const char *const *ids, MailPart part, Ma
                                      .n_uids = 1,
                                      .remote_ids = ids,
                                      .part = part,
-                                     .length = MAIL_TO_END,
+                                     .length = length,
                                      .priority = priority };
 
   *fetch = (Fetch) { .sink = { fetch_data, fetch_message, fetch_done },
                      .body = g_string_new (NULL),
                      .log = g_string_new (NULL) };
   f->backend->ops->fetch (f->backend, &request, &fetch->sink);
+}
+
+static void
+fetch_start (Fixture *f, Fetch *fetch, const char *const *ids, MailPart part, MailPriority priority)
+{
+  fetch_start_length (f, fetch, ids, part, MAIL_TO_END, priority);
 }
 
 static char *
@@ -396,6 +403,21 @@ test_fetch (Fixture *f, gconstpointer data)
               "2 error 9\n1 [B: 1\r\n\r\n.\r\n..two\r\n\r\n] end\n3 [A: 1\r\n\r\nbody\r\n] end\n");
   assert_log (call_fetch (f, IDS ("b"), MAIL_PART_HEAD, NULL), "1 [B: 1\r\n\r\n] open\n");
   g_assert_cmpuint (f->server->n_logins, ==, 1);
+}
+
+/* The start of a message: as many lines as hold about so many bytes, and never its end. */
+static void
+test_prefix (Fixture *f, gconstpointer data)
+{
+  Fetch fetch;
+  g_autofree char *log = NULL;
+
+  server_add (f->server, "a", "A: 1\r\n\r\none\r\n.two\r\nthree\r\n");
+  fetch_start_length (f, &fetch, IDS ("a"), MAIL_PART_HEAD, 61, MAIL_PRIORITY_INTERACTIVE);
+  assert_log (fetch_finish (&fetch, NULL), "1 [A: 1\r\n\r\none\r\n.two\r\n] open\n");
+  log = server_take_log (f->server);
+  g_assert_nonnull (strstr (log, "TOP 1 2\n"));
+  g_assert_null (strstr (log, "RETR"));
 }
 
 /* Numbers mean something in one session only. */
@@ -740,6 +762,7 @@ main (int argc, char **argv)
     { "no-capa", test_no_capa },
     { "no-capa-deaf", test_no_capa, "deaf" },
     { "fetch", test_fetch },
+    { "prefix", test_prefix },
     { "renumbered", test_renumbered },
     { "remove", test_remove },
     { "remove-between", test_remove_between },

@@ -142,6 +142,55 @@ test_labels (void)
   pop3_labels_free (labels);
 }
 
+static gboolean
+in_list (const char *key, gpointer user_data)
+{
+  return g_strv_contains (user_data, key);
+}
+
+/* What an earlier run called them, as far as the store still knows. */
+static void
+test_recall (void)
+{
+  static const struct
+  {
+    const char *uidl, *expected;
+    const char *known[3];
+  } cases[] = {
+    { "1 a\n2 b", "a\nb\n", { "a", "b" } },   { "1 a\n2 b", "a\nb\n", { NULL } },
+    { "1 a\n2 b", "a 2\nb\n", { "a 2" } },    /* its twin was removed */
+    { "1 a\n2 b", "a\nb\n", { "a", "a 2" } }, /* or this one: nobody can tell */
+    { "1 a\n2 a", "a\na 2\n", { "a" } },      /* a twin has come */
+    { "1 a\n2 a", "a 2\na 3\n", { "a 2" } },  { "1 a\n2 a", "a 2\na 3\n", { "a 2", "a 3" } },
+    { "1 a\n2 a", "a 3\na 4\n", { "a 3" } },
+  };
+
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      Pop3Labels *labels = pop3_labels_new ();
+
+      /* The second session of a run goes on as the first began. */
+      for (guint session = 0; session < 2; session++)
+        {
+          g_autoptr (Pop3Maildrop) maildrop = pop3_maildrop_new ();
+          g_autoptr (GString) text = g_string_new (NULL);
+
+          g_assert_true (read_maildrop (maildrop, labels, cases[i].uidl, NULL, NULL));
+          pop3_maildrop_recall (maildrop, labels, in_list,
+                                (gpointer)cases[session == 0 ? i : 0].known);
+          for (guint n = 0; n < pop3_maildrop_length (maildrop); n++)
+            {
+              const Pop3Message *message = pop3_maildrop_get (maildrop, n);
+
+              g_assert_true (pop3_maildrop_find (maildrop, message->key) == message);
+              g_string_append_printf (text, "%s\n", message->key);
+            }
+          g_assert_cmpstr (text->str, ==, cases[i].expected);
+        }
+      pop3_labels_free (labels);
+    }
+}
+
 /* A listing without end is cut off. */
 static void
 test_too_many (void)
@@ -279,6 +328,7 @@ main (int argc, char **argv)
     }
   g_test_add_func ("/pop3/maildrop/unlawful", test_unlawful);
   g_test_add_func ("/pop3/maildrop/labels", test_labels);
+  g_test_add_func ("/pop3/maildrop/recall", test_recall);
   g_test_add_func ("/pop3/maildrop/too-many", test_too_many);
   g_test_add_func ("/pop3/date/parse", test_dates);
   g_test_add_func ("/pop3/date/header", test_headers);

@@ -68,18 +68,20 @@ next_line (Session *session)
   return line;
 }
 
-/* Dot-stuffed; head: up to the empty line. */
+/* Dot-stuffed; n_lines: of the body, -1: all. */
 static void
-put_message (Session *session, const ServerMessage *message, gboolean head)
+put_message (Session *session, const ServerMessage *message, int n_lines)
 {
+  gboolean body = FALSE;
   g_auto (GStrv) lines = g_strsplit (message->bytes, "\r\n", -1);
 
   g_string_append (session->out, "+OK\r\n");
   for (guint i = 0; lines[i] != NULL && (lines[i + 1] != NULL || lines[i][0] != '\0'); i++)
     {
-      g_string_append_printf (session->out, "%s%s\r\n", lines[i][0] == '.' ? "." : "", lines[i]);
-      if (head && lines[i][0] == '\0')
+      if (body && n_lines-- == 0)
         break;
+      g_string_append_printf (session->out, "%s%s\r\n", lines[i][0] == '.' ? "." : "", lines[i]);
+      body = body || lines[i][0] == '\0';
     }
   g_string_append (session->out, ".\r\n");
 }
@@ -143,13 +145,13 @@ answer_message (Session *session, const char *line)
       g_string_append (session->out, "+OK\r\n");
     }
   else if (g_str_has_prefix (line, "TOP"))
-    put_message (session, message, TRUE);
+    put_message (session, message, atoi (strrchr (line, ' ')));
   else if (server->needs_utf8 && !session->utf8)
     g_string_append (session->out, "-ERR [UTF8] needs UTF8\r\n");
   else
     {
       flush (session);
-      put_message (session, message, FALSE);
+      put_message (session, message, -1);
       if (server->silent)
         g_string_truncate (session->out, 0);
       if (server->cut_retr > 0)
