@@ -41,21 +41,18 @@ WAYS = [
     ("dd fsync", "dd if={file} of=new.eml bs=100 conv=fsync status=none", None),
     ("rsync", "rsync {file} new.eml", None),
     ("rsync -a", "rsync -a {file} new.eml", 800_000_000),
-    ("rsync --inplace", "rsync -a --inplace {file} new.eml", 800_000_000),
+    ("rsync --inplace", "rsync -a --inplace {file} new.eml", None),
     ("tar", "tar c -C {dir} --transform s/letter/new/ letter.eml | tar x", 800_000_000),
     ("mv", "cp -p {file} {dir}/other; mv {dir}/other new.eml", 800_000_000),
     ("touch and fill", "touch new.eml; cat {file} >> new.eml", None),
     ("temporary name", "cat {file} > .new.tmp; mv .new.tmp new.eml", None),
     ("part", "cat {file} > new.eml.part; mv new.eml.part new.eml", None),
     ("other name first", "cat {file} > first.eml; mv first.eml new.eml", None),
-    ("holes are filled", "dd if={file} of=new.eml bs=100 skip=1 seek=1 status=none; "
-                         "dd if={file} of=new.eml bs=100 count=1 conv=notrunc status=none", "later"),
 ]
 
 
 @pytest.mark.main
-@pytest.mark.parametrize("script,date", [w[1:] for w in WAYS if w[2] != "later"],
-                         ids=[w[0] for w in WAYS if w[2] != "later"])
+@pytest.mark.parametrize("script,date", [w[1:] for w in WAYS], ids=[w[0] for w in WAYS])
 def test_ways(account, letter, script, date):
     sh(script.format(file=letter, dir=letter.parent), account.inbox)
     new = account.inbox / "new.eml"
@@ -331,29 +328,6 @@ def test_big(account, work):
 
 
 @pytest.mark.main
-def test_burst(account, work):
-    """cp of 300 files: few round trips, all there, in order, names kept over a remount."""
-    for i in range(300):
-        (work / f"{i:03d}.eml").write_bytes(mail(f"n{i:03d}"))
-        os.utime(work / f"{i:03d}.eml", (900_000_000 + i, 900_000_000 + i))
-    before = account.daemon.counter("round_trips")
-    sh(f"cp -p {work}/*.eml INBOX/", account.mnt)
-    names = sorted(os.listdir(account.inbox))
-    account.sync()
-    assert account.daemon.counter("round_trips") - before < 150
-    seen = account.see()
-    assert len(seen) == 301
-    assert account.subjects() == [f"n{i:03d}" for i in range(300)] + ["old"]
-    # order of arrival is the order they were written in
-    assert [seen[uid].date for uid in sorted(seen)][1:] == [900_000_000 + i for i in range(300)]
-    assert sorted(os.listdir(account.inbox)) == names
-    account.daemon.stop()
-    account.daemon.start()
-    assert sorted(os.listdir(account.inbox)) == names
-    assert (account.inbox / "123.eml").read_bytes() == mail("n123")
-
-
-@pytest.mark.main
 def test_unmount_drains(account, work):
     for i in range(100):
         (work / f"{i:03d}.eml").write_bytes(mail(f"n{i:03d}"))
@@ -368,7 +342,7 @@ def test_second_client_sees_it(account):
         (account.inbox / "seen.eml").write_bytes(mail("seen"))
         account.sync()
         other.ok(other.imap.noop())
-        assert other.response("EXISTS") == 2
+        assert other.imap.response("EXISTS")[1][-1] == b"2"
 
 
 def test_mmap_and_sendfile(account, work):

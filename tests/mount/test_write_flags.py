@@ -15,7 +15,6 @@ from support.write import Account, flags, refused, set_flags
 @pytest.fixture
 def account(mount, dovecot, user):
     dovecot.fill(user, range(12), new_every=0)
-    dovecot.fill(user, range(100, 400), "many", new_every=0)
     account = Account(dovecot, user, mount(user))
     account.validity = account.client.uidvalidity()
     account.path = lambda uid: account.inbox / paths.message_name(uid, account.validity)
@@ -138,21 +137,7 @@ def test_two_mounts(account, mount):
     assert all("\\Seen" in f and f & {"one", "two"} for f in truth.values())
 
 
-def test_burst_is_few_commands(account):
-    """One STORE for what is the same, whatever it was set on."""
-    many = account.mnt / "many"
-    for name in sorted(os.listdir(many)):
-        assert flags(many / name) is not None
-    before = account.mutations()
-    for name in sorted(os.listdir(many)):
-        set_flags(many / name, "\\Flagged burst")
-    account.sync(many)
-    assert account.mutations() - before < 60
-    assert {m.flags for m in account.see("many", bodies=False).values()} == \
-        {frozenset(("\\Flagged", "burst"))}
-
-
-def test_kept_after_remount_and_not_before_fsync(account):
+def test_kept_after_remount(account):
     """What was set in a burst and then unmounted is on the server."""
     for uid in range(1, 13):
         set_flags(account.path(uid), "kept \\Draft")

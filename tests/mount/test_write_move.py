@@ -65,33 +65,6 @@ def test_body_comes_along(make):
     assert moved < 30_000 + sum(map(len, bodies.values())) // 10, moved
 
 
-@pytest.mark.main
-def test_burst(make):
-    """A thousand: few commands, names kept, also after a remount."""
-    account = make(n=1000)
-    names = sorted(os.listdir(account.inbox))
-    truth = sorted(m.sha256 for m in account.see().values())
-    before = account.mutations()
-    sh("mv INBOX/*.eml Archive/", account.mnt)
-    assert os.listdir(account.inbox) == []
-    assert sorted(os.listdir(account.archive)) == names
-    account.sync(account.archive)
-    used = account.mutations() - before
-    assert used < 60, used
-    assert account.see() == {}
-    assert sorted(m.sha256 for m in account.see("Archive").values()) == truth
-    assert sorted(os.listdir(account.archive)) == names
-    assert account.queue() == [] and account.failed() == {}
-    account.daemon.stop()
-    account.daemon.start()
-    assert sorted(os.listdir(account.archive)) == names
-    sh("mv Archive/*.eml INBOX/", account.mnt)
-    account.daemon.stop()
-    assert sorted(m.sha256 for m in account.see().values()) == truth
-    account.daemon.start()
-    assert sorted(os.listdir(account.inbox)) == names
-
-
 def test_sync_waits_each_time(make):
     account = make(sync=True)
     for uid in (1, 2, 3):
@@ -118,10 +91,10 @@ def test_rename_within_a_mailbox(make):
     assert account.path(1).read_bytes() == mail("m0")
     assert os.stat(account.inbox / "second name").st_ino == ino
     assert account.client.status("INBOX") == before
-    # back to the name of its UID
+    # two names of one file: to rename one to the other does nothing, as with hard links
     os.rename(account.inbox / "second name", account.path(1))
-    assert account.path(1).name in os.listdir(account.inbox)
-    assert "second name" not in os.listdir(account.inbox)
+    assert "second name" in os.listdir(account.inbox)
+    assert len(account.see()) == 6
 
 
 def test_over_another(make):
@@ -302,7 +275,7 @@ def test_copy_with_another_date_or_flags(make):
        account.mnt)
     account.sync(account.archive)
     assert account.subjects("Archive") == ["m0", "m1"]
-    sh(f"cp -a INBOX/*.eml Archive/", account.mnt)
+    sh("cp -a INBOX/*.eml Archive/", account.mnt)
     account.sync(account.archive)
     assert account.subjects("Archive") == sorted(["m0", "m1"] + [f"m{i}" for i in range(6)])
     by_date = {m.date: m.flags for m in account.see("Archive").values()}

@@ -164,17 +164,6 @@ def test_open_file_reads_on(make):
         assert file.read() == mail("m4")
 
 
-def test_burst_is_few_commands(make):
-    account = make(n=1, fill={"many": 500})
-    many = account.mnt / "many"
-    assert len(os.listdir(many)) == 500
-    before = account.mutations()
-    sh("rm *.eml", many)
-    account.sync(many)
-    assert account.mutations() - before < 60
-    assert account.see("many") == {} and len(account.see("Trash", bodies=False)) == 500
-
-
 def test_vanished_meanwhile(make):
     """Somebody else was faster: gone is gone."""
     account = make()

@@ -14,7 +14,7 @@ import subprocess
 import time
 
 from . import paths
-from .dovecot import wait_for
+from .dovecot import end_with_parent, wait_for
 
 
 def mail(word, lines=3):
@@ -136,6 +136,23 @@ class Account:
     def mutations(self):
         """Commands sent so far."""
         return self.daemon.counter("commands")
+
+
+class Wire:
+    """A line with a round trip of 2 * ms to a port of this machine."""
+
+    def __init__(self, work, port, ms):
+        build = os.environ.get("MAILFS_BUILD")
+        assert build, "scripts/test sets MAILFS_BUILD"
+        self.process = subprocess.Popen(
+            [f"{build}/tests/bench/delay", str(port), str(ms), "0", str(work / "wire")],
+            stdout=subprocess.PIPE, preexec_fn=end_with_parent)
+        self.port = int(self.process.stdout.readline())
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait(10)
+        self.process.stdout.close()
 
 
 def flags(path):
