@@ -34,6 +34,8 @@
 #define EXIT_SYSTEM 2
 #define EXIT_MOUNT 32
 
+#define FILES_WANTED 8192
+
 typedef struct
 {
   MailConfig *config;
@@ -62,6 +64,7 @@ static void
 protect_process (void)
 {
   const struct rlimit no_core = { 0, 0 };
+  struct rlimit files;
 
   umask (077);
   signal (SIGPIPE, SIG_IGN);
@@ -70,6 +73,12 @@ protect_process (void)
   prctl (PR_SET_DUMPABLE, 0);
 #endif
   setrlimit (RLIMIT_CORE, &no_core);
+  /* The cache keeps a share of what is allowed open. */
+  if (getrlimit (RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < FILES_WANTED)
+    {
+      files.rlim_cur = MIN (files.rlim_max, FILES_WANTED);
+      setrlimit (RLIMIT_NOFILE, &files);
+    }
 }
 
 /* Only the main thread is to be interrupted: every thread made later inherits the mask. */

@@ -169,8 +169,9 @@ typedef struct MailFetchSink MailFetchSink;
 struct MailFetchSink
 {
   /* Bytes of a message that was asked for, in order from where its range starts; a backend whose
-   * server ignores ranges may start at 0 instead. Messages may come in any order, one after the
-   * other. data is valid during the call. */
+   * server ignores ranges may start at 0 instead, and for a range wholly behind the end it starts
+   * before that end. Messages may come in any order, one after the other. data is valid during the
+   * call. */
   void (*data) (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data, gsize length);
   /* One message is finished; [offset, end) has been delivered. at_end: `end` is the true length of
    * the message. error: only this message failed (MAIL_ERROR_GONE: it is no longer there). */

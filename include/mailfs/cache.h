@@ -60,12 +60,15 @@ gboolean mail_cache_file_write_whole (MailCacheFile *file, const void *data, gsi
 /* Drops all bytes, on disk too; holders stay valid and see an empty file. */
 void mail_cache_file_clear (MailCacheFile *file);
 
+/* Takes the message out, on disk too. Who holds its file goes on reading what was there. */
 void mail_cache_remove (MailCache *cache, guint32 content_id, guint32 uid);
-/* A whole mailbox; returns at once, deletes in the background. */
+/* A whole mailbox, as remove; returns at once, deletes in the background. */
 void mail_cache_drop_contents (MailCache *cache, guint32 content_id);
-/* Removes directories of contents that are not in the sorted array ids (guint32); background. */
+/* Removes directories of contents that are not in the sorted array ids (guint32). What is there at the
+ * time of the call is meant, never a content made later; deleted in the background. */
 void mail_cache_retain_contents (MailCache *cache, const guint32 *ids, guint n_ids);
-/* The message moved: its bytes are now those of another one. No error when nothing was held. */
+/* The message moved: its bytes are now those of another one. No error when nothing was held. A target
+ * that is whole keeps its own. Who holds the old file goes on reading. */
 void mail_cache_move (MailCache *cache, guint32 content_id, guint32 uid, guint32 new_content_id,
                       guint32 new_uid);
 /* As move, but both have them (hard link or copy of a whole file; partial ones are not copied). */

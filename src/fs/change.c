@@ -69,10 +69,10 @@ fs_unlink (fuse_req_t req, fuse_ino_t parent, const char *name)
   else if (target.child != NULL)
     fuse_reply_err (req, EISDIR);
   else if (target.staged != NULL)
-    mail_staged_drop (target.staged, fs_change_done, fs_change_begin (req));
+    mail_staged_drop (target.staged, fs_change_done, fs_change_begin (req, parent, 0));
   else
     mail_change_remove (server->store, dir.mailbox, target.message.uid, fs_change_done,
-                        fs_change_begin (req));
+                        fs_change_begin (req, parent, 0));
 }
 
 /* --- rename ---------------------------------------------------------------------------------- */
@@ -215,11 +215,11 @@ fs_rename (fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_p
   else if (rename.source.child != NULL)
     mail_change_rename_mailbox (rename.server->store, rename.source.child, rename.to.mailbox,
                                 new_name, rename.target.child != NULL, fs_change_done,
-                                fs_change_begin (req));
+                                fs_change_begin (req, parent, new_parent));
   else if (rename.source.staged != NULL)
-    rename_staged (&rename, fs_change_begin (req));
+    rename_staged (&rename, fs_change_begin (req, parent, new_parent));
   else
-    rename_message (&rename, fs_change_begin (req));
+    rename_message (&rename, fs_change_begin (req, parent, new_parent));
   target_clear (&rename.source);
   target_clear (&rename.target);
   fs_node_clear (&rename.from);
@@ -267,7 +267,7 @@ fs_mkdir (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
     fuse_reply_err (req, dir.kind == FS_NODE_STALE ? ESTALE : EPERM);
   else
     {
-      FsOp *op = fs_change_begin (req);
+      FsOp *op = fs_change_begin (req, parent, 0);
 
       op->ino = parent;
       op->name = g_strdup (name);
@@ -286,7 +286,7 @@ fs_rmdir (fuse_req_t req, fuse_ino_t parent, const char *name)
                                       ? mail_mailbox_child (dir.mailbox, name)
                                       : NULL;
   if (child != NULL)
-    mail_change_rmdir (server->store, child, fs_change_done, fs_change_begin (req));
+    mail_change_rmdir (server->store, child, fs_change_done, fs_change_begin (req, parent, 0));
   /* cur, new and tmp come and go with their mailbox: `rm -r` removes them first. */
   else if (dir.kind == FS_NODE_MAILBOX && fs_is_maildir (server)
            && (strcmp (name, "cur") == 0 || strcmp (name, "new") == 0 || strcmp (name, "tmp") == 0))
@@ -317,10 +317,10 @@ set_flags (fuse_req_t req, fuse_ino_t ino, const char *value, size_t size)
     fuse_reply_err (req, mail_error_to_errno (error));
   else if (node.kind == FS_NODE_MESSAGE)
     mail_change_flags (server->store, node.mailbox, node.uid, flags, keywords, fs_change_done,
-                       fs_change_begin (req));
+                       fs_change_begin (req, 0, 0));
   else if (fs_staged_message (server, node.staged, &message, &uid))
     mail_change_flags (server->store, message, uid, flags, keywords, fs_change_done,
-                       fs_change_begin (req));
+                       fs_change_begin (req, 0, 0));
   else
     {
       mail_staged_set_flags (node.staged, flags, keywords);

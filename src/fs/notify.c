@@ -10,12 +10,15 @@
 
 #include <string.h>
 
+#define BUSY_DELAY (50 * G_TIME_SPAN_MILLISECOND)
+
 typedef struct
 {
   fuse_ino_t ino;    /* of the inode, or of the directory when name is set */
   gboolean contents; /* pages (a directory's listing) too, not only attributes */
   char *name;        /* an entry that is no longer so */
-  gint64 due;        /* monotonic µs; 0: now */
+  gint64 delay;      /* µs before it is told */
+  gint64 due;        /* monotonic µs, once put off */
 } Notice;
 
 struct FsNotify
@@ -44,7 +47,24 @@ tell (struct fuse_session *session, const Notice *notice)
     fuse_lowlevel_notify_inval_inode (session, notice->ino, notice->contents ? 0 : -1, 0);
 }
 
-/* The next notice; those that are not due yet wait in later, in order, because all wait alike. */
+static gint
+compare_due (gconstpointer a, gconstpointer b, gpointer unused)
+{
+  const Notice *left = a, *right = b;
+
+  return left->due < right->due ? -1 : left->due > right->due;
+}
+
+static void
+put_off (GQueue *later, Notice *notice, gint64 delay)
+{
+  notice->due = g_get_monotonic_time () + delay;
+  g_queue_insert_sorted (later, notice, compare_due, NULL);
+}
+
+/* The next notice that is due. To drop an entry the kernel takes the directory's lock, and nothing
+ * wakes us from waiting for it, not even SIGKILL: then the mount would hang for ever with the request
+ * that holds it. So while such a request waits for the server, the notice waits too. */
 static Notice *
 next_notice (FsNotify *notify, GQueue *later)
 {
@@ -56,10 +76,15 @@ next_notice (FsNotify *notify, GQueue *later)
                                      : g_async_queue_pop (notify->queue);
 
       if (notice == NULL)
-        return g_queue_pop_head (later);
-      if (notice->due == 0)
+        notice = g_queue_pop_head (later);
+      else if (notice->delay != 0)
+        {
+          put_off (later, notice, notice->delay);
+          continue;
+        }
+      if (notice->name == NULL || !fs_dir_is_busy (notify->server, notice->ino))
         return notice;
-      g_queue_push_tail (later, notice);
+      put_off (later, notice, BUSY_DELAY);
     }
 }
 
@@ -177,7 +202,7 @@ size_known (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed
     }
   Notice *notice = g_new0 (Notice, 1);
   notice->ino = ino;
-  notice->due = g_get_monotonic_time () + G_TIME_SPAN_SECOND;
+  notice->delay = G_TIME_SPAN_SECOND;
   g_async_queue_push (server->notify->queue, notice);
 }
 

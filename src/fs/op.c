@@ -31,11 +31,44 @@ fs_op_unref (FsOp *op)
   g_free (op);
 }
 
+/* The kernel holds the lock of these directories until the request is answered. */
+static void
+count_dirs (FsOp *op, gint change)
+{
+  FsServer *server = op->server;
+
+  if (op->dirs[0] == 0)
+    return;
+  g_mutex_lock (&server->lock);
+  for (guint i = 0; i < G_N_ELEMENTS (op->dirs) && op->dirs[i] != 0; i++)
+    {
+      gpointer key = GSIZE_TO_POINTER (op->dirs[i]);
+      gint n = GPOINTER_TO_INT (g_hash_table_lookup (server->busy_dirs, key)) + change;
+
+      if (n > 0)
+        g_hash_table_insert (server->busy_dirs, key, GINT_TO_POINTER (n));
+      else
+        g_hash_table_remove (server->busy_dirs, key);
+    }
+  g_mutex_unlock (&server->lock);
+}
+
+gboolean
+fs_dir_is_busy (FsServer *server, fuse_ino_t dir)
+{
+  g_mutex_lock (&server->lock);
+  gboolean busy = g_hash_table_contains (server->busy_dirs, GSIZE_TO_POINTER (dir));
+  g_mutex_unlock (&server->lock);
+  return busy;
+}
+
 gboolean
 fs_op_take (FsOp *op)
 {
   if (!g_atomic_int_compare_and_exchange (&op->answered, FALSE, TRUE))
     return FALSE;
+  if (op->interruptible)
+    count_dirs (op, -1);
   /* Waits for an interrupt function that is running; it will find the request taken. */
   if (op->interruptible)
     fuse_req_interrupt_func (op->req, NULL, NULL);
@@ -61,7 +94,10 @@ interrupted (fuse_req_t req, void *data)
   if (g_atomic_pointer_get (&op->arming) == g_thread_self ())
     op->interrupted_early = TRUE;
   else if (g_atomic_int_compare_and_exchange (&op->answered, FALSE, TRUE))
-    fuse_reply_err (req, EINTR);
+    {
+      count_dirs (op, -1);
+      fuse_reply_err (req, EINTR);
+    }
 }
 
 static void
@@ -109,6 +145,7 @@ static void
 arm (FsOp *op)
 {
   op->interruptible = TRUE;
+  count_dirs (op, 1);
   g_atomic_pointer_set (&op->arming, g_thread_self ());
   fuse_req_interrupt_func (op->req, interrupted, op);
   g_atomic_pointer_set (&op->arming, NULL);
@@ -121,6 +158,7 @@ start (FsOp *op)
 {
   op->n_refs = 1;
   op->server = fuse_req_userdata (op->req);
+  op->dirs[0] = op->attempt == fs_lookup || op->attempt == fs_readdir ? op->ino : 0;
   mail_waiter_init (&op->waiter, woken);
   op->attempt (op);
   if (!op->answered)
@@ -134,11 +172,13 @@ start (FsOp *op)
 }
 
 FsOp *
-fs_change_begin (fuse_req_t req)
+fs_change_begin (fuse_req_t req, fuse_ino_t dir, fuse_ino_t other_dir)
 {
   FsOp *op = g_new0 (FsOp, 1);
 
   op->req = req;
+  op->dirs[0] = dir;
+  op->dirs[1] = other_dir != dir ? other_dir : 0;
   op->n_refs = 1; /* fs_change_done's */
   op->server = fuse_req_userdata (req);
   arm (op);

@@ -49,6 +49,7 @@ struct FsServer
 
   GMutex lock;
   GHashTable *seen_generation; /* directory inode -> generation the kernel read; under lock */
+  GHashTable *busy_dirs;       /* directory inode -> requests on it that wait; under lock */
   GHashTable *snapshots;       /* inode -> Snapshot; under lock */
   guint64 next_snapshot;       /* under lock */
   GHashTable *staged_lookups;  /* stage id -> the kernel's lookup count; under lock */
@@ -118,6 +119,7 @@ struct FsOp
   fuse_req_t req;
   void (*attempt) (FsOp *op);
 
+  fuse_ino_t dirs[2]; /* whose lock the kernel holds meanwhile; 0: none */
   fuse_ino_t ino;
   char *name;   /* look-up, xattr */
   size_t size;  /* read, readdir, xattr */
@@ -134,9 +136,12 @@ gboolean fs_op_check (FsOp *op, MailAnswer answer, GError **error);
 gboolean fs_op_take (FsOp *op);
 void fs_op_fail (FsOp *op, int error_number);
 void fs_op_unref (FsOp *op);
+/* Whether a request that holds this directory's lock in the kernel waits for the server. */
+gboolean fs_dir_is_busy (FsServer *server, fuse_ino_t dir);
 /* For a request that starts a change: hand the result to the change as user_data of fs_change_done,
- * which answers with the errno, or 0. A signal answers EINTR; the change goes on. */
-FsOp *fs_change_begin (fuse_req_t req);
+ * which answers with the errno, or 0. A signal answers EINTR; the change goes on. dir, other_dir: the
+ * directories whose entries change, or 0. */
+FsOp *fs_change_begin (fuse_req_t req, fuse_ino_t dir, fuse_ino_t other_dir);
 void fs_change_done (const GError *error, gpointer op);
 /* For a change that is only a part of a request: failures are logged. */
 void fs_change_ignore (const GError *error, gpointer unused);

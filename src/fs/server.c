@@ -53,6 +53,7 @@ fs_server_new (const MailConfig *config, MailStore *store, GError **error)
   server->store = store;
   server->started = g_get_real_time () / G_USEC_PER_SEC;
   g_mutex_init (&server->lock);
+  server->busy_dirs = g_hash_table_new (NULL, NULL);
   server->staged_lookups = g_hash_table_new (NULL, NULL);
   server->streams = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free,
                                            (GDestroyNotify)g_hash_table_unref);
@@ -165,6 +166,7 @@ fs_server_free (FsServer *server)
   g_clear_pointer (&server->notify, fs_notify_free);
   g_clear_pointer (&server->session, fuse_session_destroy);
   fs_snapshots_free (server);
+  g_clear_pointer (&server->busy_dirs, g_hash_table_unref);
   g_clear_pointer (&server->staged_lookups, g_hash_table_unref);
   g_clear_pointer (&server->streams, g_hash_table_unref);
   g_clear_pointer (&server->seen_generation, g_hash_table_unref);

@@ -283,9 +283,9 @@ commit (fuse_req_t req, fuse_ino_t ino, gboolean wait)
   if (staged != NULL && !wait && is_failed (staged))
     fuse_reply_err (req, 0);
   else if (staged != NULL)
-    mail_staged_commit (staged, wait, fs_change_done, fs_change_begin (req));
+    mail_staged_commit (staged, wait, fs_change_done, fs_change_begin (req, 0, 0));
   else if (wait && node.mailbox != NULL)
-    mail_store_drain (server->store, node.mailbox, fs_change_done, fs_change_begin (req));
+    mail_store_drain (server->store, node.mailbox, fs_change_done, fs_change_begin (req, 0, 0));
   else
     fuse_reply_err (req, 0);
 }

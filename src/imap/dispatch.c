@@ -10,6 +10,7 @@
 
 #define MAX_WEIGHT 16     /* pipelined on one connection */
 #define STALLED_MS 1000   /* without progress: others go elsewhere */
+#define STALLED_TICKS 5   /* in which it said nothing */
 #define WAIT_WEIGHT 8     /* from here on rather wait for a new connection */
 #define BULK_DEPTH_ONLY 2 /* commands, where all others must go in between, for good */
 #define BULK_DEPTH_SOLE 6 /* where they must until a second connection is made */
@@ -22,6 +23,14 @@ typedef struct
   gboolean match;   /* the mailbox will be selected, with enough rights */
 } Load;
 
+static gboolean
+is_stalled (const ImapSlot *slot)
+{
+  return slot->n_still >= STALLED_TICKS
+         && imap_session_stalled (imap_connection_session (slot->connection), imap_now ())
+                > STALLED_MS;
+}
+
 static Load
 load_of (const ImapSlot *slot, const ImapTask *task)
 {
@@ -30,7 +39,7 @@ load_of (const ImapSlot *slot, const ImapTask *task)
   Load load = { 0 };
 
   load.n_tasks = imap_session_n_tasks (session, &load.n_bulk, &load.weight);
-  load.stalled = imap_session_stalled (session, imap_now ()) > STALLED_MS;
+  load.stalled = is_stalled (slot);
   load.match = planned != NULL && task->mailbox != NULL
                && strcmp (planned->mailbox, task->mailbox) == 0 && planned->access >= task->access;
   return load;
@@ -175,7 +184,7 @@ take_back_stuck (ImapPool *pool)
       if (!imap_connection_is_ready (slot->connection))
         continue;
       session = imap_connection_session (slot->connection);
-      if (imap_session_stalled (session, imap_now ()) <= STALLED_MS)
+      if (!is_stalled (slot))
         continue;
       while ((task = imap_session_take_stuck (session)) != NULL)
         g_queue_push_tail (&stuck, task);

@@ -22,6 +22,7 @@ typedef enum
   FETCH_PART,  /* as the caller wants it */
   FETCH_WHOLE, /* from the start to the end, after the part was answered with another */
   FETCH_SIZE,  /* of what came empty */
+  FETCH_END,   /* the last byte by that size, when it was asked beyond the end */
 } FetchKind;
 
 typedef struct
@@ -34,6 +35,7 @@ typedef struct
   MailUidSet *whole;      /* to be asked for again from the start, or NULL */
   MailUidSet *strange;    /* came with another origin, or NULL: asked whole if nothing else comes */
   MailUidSet *empty;      /* came without a byte, or NULL: asked for their size */
+  MailUidSet *shorter;    /* by that size end before what was asked for, or NULL */
   FetchKind kind;
   gboolean unmarked; /* a part came without its origin */
   gboolean retried;  /* after a lost connection */
@@ -53,6 +55,7 @@ struct FetchJob
   guint32 uidvalidity;
   MailPriority priority;
   guint64 offset, length;
+  guint64 size; /* with FETCH_END: as claimed */
   MailFetchSink *sink;
   MailUidSet *left; /* not finished */
   guint n_tasks;
@@ -95,7 +98,7 @@ put_off (FetchTask *task, MailUidSet **set, guint32 uid)
 static void
 ask_whole (FetchTask *task, guint32 uid)
 {
-  if (task->kind != FETCH_PART)
+  if (task->kind == FETCH_WHOLE)
     {
       fail_message (task, uid, MAIL_ERROR_PROTOCOL, "the server sends another part than asked for");
       return;
@@ -181,11 +184,10 @@ body_finished (FetchTask *task, guint32 uid)
 {
   if (task->is_nil)
     fail_message (task, uid, MAIL_ERROR_GONE, "no longer there");
-  else if (task->partial && !task->is_whole && task->offset > 0 && task->body_length == 0)
-    /* Beyond the end: the size we were told is wrong, and only the whole shows the true one. */
+  else if (task->kind == FETCH_END && task->body_length != 1)
     ask_whole (task, uid);
   else if (task->body_length == 0)
-    /* No message is empty, unless its size says so too. */
+    /* Beyond the end; or empty, which no message is, unless its size says so too. */
     put_off (task, &task->empty, uid);
   else
     finish_message (task, uid, task->at,
@@ -249,6 +251,12 @@ build (ImapTask *base, ImapSession *session, GError **error)
                   && (job->offset > 0 || job->length != MAIL_TO_END);
   task->offset = job->offset;
   task->length = MIN (job->length, PARTIAL_MAX);
+  if (task->kind == FETCH_END)
+    {
+      task->partial = TRUE;
+      task->offset = job->size - 1;
+      task->length = 2;
+    }
   imap_command_set (command, (const MailUidRange *)uids->data, uids->len);
   if (task->kind == FETCH_SIZE)
     {
@@ -287,6 +295,7 @@ task_free (FetchTask *task)
   mail_uid_set_free (task->whole);
   mail_uid_set_free (task->strange);
   mail_uid_set_free (task->empty);
+  mail_uid_set_free (task->shorter);
   if (task->kept != NULL)
     g_byte_array_unref (task->kept);
   g_free (task);
@@ -321,6 +330,8 @@ ask_again (FetchTask *task)
     add_tasks (job, task->whole, FETCH_WHOLE, task->retried);
   if (task->empty != NULL)
     add_tasks (job, task->empty, FETCH_SIZE, task->retried);
+  if (task->shorter != NULL)
+    add_tasks (job, task->shorter, FETCH_END, task->retried);
 }
 
 /* The connection was lost: all that is not finished once more. */
@@ -331,6 +342,8 @@ ask_on_another (FetchTask *task)
     mail_uid_set_add_set (task->uids, task->whole);
   if (task->empty != NULL)
     mail_uid_set_add_set (task->uids, task->empty);
+  if (task->shorter != NULL)
+    mail_uid_set_add_set (task->uids, task->shorter);
   add_tasks (task->job, task->uids, task->kind, TRUE);
 }
 
@@ -360,7 +373,16 @@ on_size (const ImapFetch *fetch, gpointer user_data)
 
   if ((fetch->fields & IMAP_FETCH_SIZE) == 0 || !mail_uid_set_contains (task->uids, fetch->uid))
     return;
-  if (fetch->size == 0)
+  if (task->job->offset > 0)
+    {
+      /* It is shorter than what was asked for. The caller wants its true length. */
+      task->job->size = fetch->size;
+      if (fetch->size > 0 && fetch->size <= task->job->offset)
+        put_off (task, &task->shorter, fetch->uid);
+      else
+        ask_whole (task, fetch->uid);
+    }
+  else if (fetch->size == 0)
     finish_message (task, fetch->uid, 0, TRUE, NULL);
   else
     fail_message (task, fetch->uid, MAIL_ERROR_GONE, "no longer there");

@@ -18,6 +18,8 @@ typedef struct
   gint64 used_at;    /* last given a task, or became ready */
   gint64 kept_at;    /* last NOOP */
   gint64 idle_since; /* IDLE was begun */
+  gint64 input_at;   /* the session's last input, as of the last tick */
+  guint n_still;     /* ticks without any since then; ours count, since we may be what is slow */
   gint64 rate_since; /* bulk work has kept it busy since then; 0: it has not */
   guint64 rate_bytes;
 } ImapSlot;

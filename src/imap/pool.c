@@ -433,6 +433,11 @@ check_connections (ImapPool *pool, gint64 now)
       guint n_bulk = 0, weight;
 
       imap_connection_check (slot->connection, now);
+      if (session != NULL && imap_session_last_input (session) == slot->input_at)
+        slot->n_still++;
+      else
+        slot->n_still = 0;
+      slot->input_at = session != NULL ? imap_session_last_input (session) : 0;
       if (!imap_connection_is_ready (slot->connection)
           || imap_session_n_tasks (session, &n_bulk, &weight) > 0)
         {

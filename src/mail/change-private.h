@@ -133,7 +133,7 @@ struct MailChanges
   gboolean urgent;                       /* somebody waits: try now, whatever the back-off says */
   gint64 good_at;     /* monotonic µs: last answer or acknowledgement without an error */
   gboolean server_ok; /* the last answer came */
-  gint kicked;        /* atomic */
+  GSource *kick; /* the dispatcher is about to run */
 
   /* Net thread. */
   GPtrArray *running; /* of MailBatch */
@@ -142,7 +142,7 @@ struct MailChanges
   GSource *retry;
   MailDoneFunc stopped;
   gpointer stopped_data;
-  gboolean stopping, sweeping;
+  gboolean stopping, giving_up, sweeping;
 };
 
 /* What the worker does; the first member of what is pushed to it. */
@@ -183,7 +183,7 @@ void mail_changes_free (MailChanges *changes);
 
 /* Net thread. Everything is sent, or it is known that it cannot be now; then done. */
 void mail_changes_stop (MailChanges *changes, MailDoneFunc done, gpointer user_data);
-void mail_changes_stopped (MailChanges *changes);
+void mail_changes_stop_if_idle (MailChanges *changes);
 
 /* Whether mail may be changed here at all now; rights: any of these letters of RFC 4314, or NULL.
  */
@@ -283,6 +283,9 @@ gboolean
 mail_effect_hide_now (MailMailbox *mailbox, guint32 content_id, guint32 uid, MailMessage *was_out);
 /* Index and events of the above, once it is journaled. */
 void mail_effect_hidden (MailMailbox *mailbox, guint32 content_id, guint32 uid);
+/* Whatever listings say, it stays hidden until its change has been answered, and a listing begun
+ * after that decides. */
+void mail_effect_hold (MailMailbox *mailbox, guint32 content_id, guint32 uid, gboolean answered);
 /* Visible again. */
 void mail_effect_unhide (MailMailbox *mailbox, guint32 content_id, guint32 uid, gboolean tell);
 /* The flags of a message are to be shown anew after its pending changes differ; FALSE: not there.

@@ -68,6 +68,9 @@ void
 mail_changes_free (MailChanges *changes)
 {
   g_thread_pool_free (changes->worker, FALSE, TRUE);
+  if (changes->kick != NULL)
+    g_source_destroy (changes->kick);
+  g_clear_pointer (&changes->kick, g_source_unref);
   if (changes->retry != NULL)
     g_source_destroy (changes->retry);
   g_clear_pointer (&changes->retry, g_source_unref);
@@ -101,28 +104,26 @@ mail_changes_stop (MailChanges *changes, MailDoneFunc done, gpointer user_data)
   changes->stopped = done;
   changes->stopped_data = user_data;
   changes->stopping = TRUE;
-  if (!changes->ready && changes->running->len == 0)
-    mail_changes_stopped (changes);
-  else
-    {
-      g_mutex_lock (&changes->lock);
-      changes->urgent = TRUE;
-      g_mutex_unlock (&changes->lock);
-      mail_changes_kick (changes);
-    }
+  changes->giving_up = !changes->ready;
+  g_mutex_lock (&changes->lock);
+  changes->urgent = TRUE;
+  g_mutex_unlock (&changes->lock);
+  mail_changes_kick (changes);
 }
 
 void
-mail_changes_stopped (MailChanges *changes)
+mail_changes_stop_if_idle (MailChanges *changes)
 {
-  MailDoneFunc done = g_steal_pointer (&changes->stopped);
   g_autoptr (GError) error = NULL;
 
+  if (changes->stopped == NULL || changes->running->len > 0 || changes->sweeping)
+    return;
   g_mutex_lock (&changes->lock);
   guint n = changes->queue.length;
   g_mutex_unlock (&changes->lock);
-  if (done == NULL)
+  if (n > 0 && !changes->giving_up)
     return;
+  MailDoneFunc done = g_steal_pointer (&changes->stopped);
   changes->ready = FALSE;
   mail_changes_sweep (changes);
   if (n > 0)
@@ -370,6 +371,7 @@ mail_change_remove_hidden (MailChanges *changes, MailMailbox *mailbox, guint32 c
   change->content_id = content_id;
   change->uidvalidity = uidvalidity;
   change->uid = uid;
+  mail_effect_hold (mailbox, content_id, uid, FALSE);
   if (!journal (changes, change, &error))
     mail_log_warning ("%s", error->message); /* it is sent all the same */
   mail_changes_add (changes, change, FALSE, NULL, NULL);

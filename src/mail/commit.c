@@ -547,6 +547,7 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
         return FALSE;
       guint32 content_id = mail_mailbox_content_id (mailbox);
       mail_effect_hide_now (mailbox, content_id, message->uid, NULL);
+      mail_effect_hold (mailbox, content_id, message->uid, FALSE);
       mail_effect_hidden (mailbox, content_id, message->uid);
       if (elsewhere)
         {

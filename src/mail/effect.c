@@ -98,6 +98,23 @@ get_locked (MailMailbox *mailbox, guint32 content_id, guint32 uid)
 /* --- hidden ------------------------------------------------------------------------------------
  */
 
+static void
+hold_locked (MailMailbox *mailbox, guint32 uid, guint answered)
+{
+  if (mailbox->hiding == NULL)
+    mailbox->hiding = g_hash_table_new (NULL, NULL);
+  g_hash_table_insert (mailbox->hiding, GUINT_TO_POINTER (uid), GUINT_TO_POINTER (answered));
+}
+
+void
+mail_effect_hold (MailMailbox *mailbox, guint32 content_id, guint32 uid, gboolean answered)
+{
+  g_mutex_lock (&mailbox->lock);
+  if (mailbox->content_id == content_id)
+    hold_locked (mailbox, uid, answered ? mailbox->sync_started + 1 : 0);
+  g_mutex_unlock (&mailbox->lock);
+}
+
 gboolean
 mail_effect_hide_now (MailMailbox *mailbox, guint32 content_id, guint32 uid, MailMessage *was_out)
 {
@@ -111,6 +128,7 @@ mail_effect_hide_now (MailMailbox *mailbox, guint32 content_id, guint32 uid, Mai
       if (was_out != NULL)
         *was_out = *message;
       message->local |= MAIL_LOCAL_HIDDEN;
+      hold_locked (mailbox, uid, 0);
     }
   g_mutex_unlock (&mailbox->lock);
   return found;
@@ -149,6 +167,8 @@ mail_effect_unhide (MailMailbox *mailbox, guint32 content_id, guint32 uid, gbool
   if (message != NULL && !is_visible (message))
     {
       message->local &= ~MAIL_LOCAL_HIDDEN;
+      if (mailbox->hiding != NULL)
+        g_hash_table_remove (mailbox->hiding, GUINT_TO_POINTER (uid));
       step.now = *message;
       step.has_now = TRUE;
       step.name = g_strdup (mail_mailbox_name_locked (mailbox, uid));

@@ -40,6 +40,7 @@ struct MailFetches
   GMutex lock;
   GHashTable *pending; /* key (pointer into MailPending) -> MailPending */
   MailWalk walks[MAIL_N_WALKS];
+  gint no_prefixes; /* atomic: this server's heads are not the start of its messages */
 };
 
 /* One request to the backend and where its bytes go; net thread after start. */

@@ -156,6 +156,8 @@ fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data
   wake_readers (fetch);
 }
 
+/* The size is told before the end is known in the cache: who reads it from there is answered at once,
+ * and must find the true length when he reads on. */
 static void
 write_end (MailFetch *fetch, guint64 end)
 {
@@ -166,6 +168,9 @@ write_end (MailFetch *fetch, guint64 end)
       write_bytes (fetch, fetch->lf_offset++, (const guint8 *)"\r", 1);
       fetch->held_cr = FALSE;
     }
+  if (fetch->error == NULL)
+    mail_store_learn_size (fetch->mailbox, fetch->content_id, fetch->uid,
+                           lf ? fetch->lf_offset : end);
   if (fetch->error == NULL && fetch->small->len > 0 && fetch->small->len == end)
     mail_cache_file_write_whole (fetch->file, fetch->small->data, end, &fetch->error);
   else
@@ -207,6 +212,14 @@ mail_store_learn_size (MailMailbox *mailbox, guint32 content_id, guint32 uid, gu
     store->events.size_known (store->events_data, content_id, uid, claimed, size);
 }
 
+/* Less than the whole, from a server that has no ranges. */
+static gboolean
+is_head (const MailFetch *fetch)
+{
+  return fetch->end != MAIL_TO_END
+         && (mail_store_caps (fetch->mailbox->store) & MAIL_CAP_REMOTE_IDS) != 0;
+}
+
 static guint64
 claimed_size (MailFetch *fetch, guint32 uid)
 {
@@ -222,7 +235,7 @@ claimed_size (MailFetch *fetch, guint32 uid)
 static void
 finish_message (MailFetch *fetch, guint32 uid, guint64 end, gboolean at_end)
 {
-  gboolean whole = (fetch->start == 0 && fetch->end == MAIL_TO_END)
+  gboolean whole = (fetch->start == 0 && (fetch->end == MAIL_TO_END || is_head (fetch)))
                    || fetch->first_offset < fetch->start;
   guint64 claimed = claimed_size (fetch, uid);
 
@@ -255,6 +268,18 @@ fetch_message (MailFetchSink *sink, guint32 uid, guint64 end, gboolean at_end, c
       mail_store_learn_size (fetch->mailbox, fetch->content_id, uid, true_end);
       if (fetch->mailbox->store->mover != NULL)
         mail_mover_fetched (fetch->mailbox->store->mover, fetch->mailbox, fetch->content_id, uid);
+    }
+  if (g_error_matches (fetch->error, MAIL_ERROR, MAIL_ERROR_CORRUPT)
+      && (mail_store_caps (fetch->mailbox->store) & MAIL_CAP_REMOTE_IDS) != 0
+      && g_atomic_int_compare_and_exchange (&fetch->fetches->no_prefixes, FALSE, TRUE))
+    {
+      /* A head that is not the start of the message: never again, and whoever waits asks for the
+       * whole. */
+      mail_log_info ("the server changes messages when it sends their start only");
+      g_clear_error (&fetch->error);
+      if (fetch->fetches->store->events.contents_dropped != NULL)
+        fetch->fetches->store->events.contents_dropped (fetch->fetches->store->events_data,
+                                                        fetch->content_id, uid);
     }
   if (fetch->error != NULL && error == NULL)
     {
@@ -360,7 +385,7 @@ start (gpointer data)
     .uids = (const MailUidRange *)set->data,
     .n_uids = set->len,
     .remote_ids = (const char *const *)ids,
-    .part = MAIL_PART_RANGE,
+    .part = is_head (fetch) ? MAIL_PART_HEAD : MAIL_PART_RANGE,
     .offset = fetch->start,
     .length = fetch->end == MAIL_TO_END ? MAIL_TO_END : fetch->end - fetch->start,
     .priority = fetch->priority,

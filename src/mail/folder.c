@@ -339,12 +339,13 @@ is_protected (MailMailbox *mailbox)
   return inbox || special;
 }
 
+/* What the user has removed himself does not stand in the way, even where the server keeps it hidden. */
 static guint
 n_messages (MailMailbox *mailbox)
 {
-  g_mutex_lock (&mailbox->lock);
-  guint n = mailbox->messages != NULL ? mailbox->messages->len : 0;
-  g_mutex_unlock (&mailbox->lock);
+  guint32 n, n_unseen;
+
+  mail_mailbox_count (mailbox, &n, &n_unseen);
   return n;
 }
 
@@ -417,7 +418,7 @@ mail_change_rmdir (MailStore *store, MailMailbox *mailbox, MailDoneFunc done, gp
     return;
   if (is_protected (mailbox))
     folder_fail (folder, MAIL_ERROR_CANNOT, "this mailbox is never removed");
-  else if (mail_mailbox_n_children (mailbox) > 0 || mail_stage_count (store, mailbox) > 0)
+  else if (mail_mailbox_n_children (mailbox) > 0)
     folder_fail (folder, MAIL_ERROR_NOT_EMPTY, "the mailbox is not empty");
   else
     mail_store_drain (store, mailbox, look_inside, folder);

@@ -19,10 +19,12 @@
 
 #define APPLICATION_ID 0x6d61696c /* "mail" */
 #define SCHEMA_VERSION 1
+#define SMALL_DATABASE (16u << 20)
 /* Keyword sets are what senders of mail and other clients make them: bounded. */
 #define MAX_KEYWORD_SETS 1000000
 #define MAX_KEYWORD_BYTES (16 << 20)
 
+#define N_TABLES 7
 static const char schema[]
     = "BEGIN;"
       "CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;"
@@ -111,13 +113,13 @@ discard (MailIndex *index)
   return found;
 }
 
-static gboolean
-has_file (MailIndex *index, const char *suffix)
+static guint64
+file_size (MailIndex *index, const char *suffix)
 {
   g_autofree char *path = beside (index, suffix);
   struct stat st;
 
-  return lstat (path, &st) == 0 && st.st_size > 0;
+  return lstat (path, &st) == 0 ? st.st_size : 0;
 }
 
 /* --- small questions ----------------------------------------------------------------------------
@@ -187,9 +189,22 @@ create_tables (sqlite3 *db, const char *account_key)
   return code;
 }
 
+/* Whether the tables are the ones we make, to the letter. */
+static gboolean
+has_our_tables (sqlite3 *db, int *code_out)
+{
+  char *text = sqlite3_mprintf ("SELECT count(*) = %d AND count(*) = sum(instr(%Q, sql || ';') > 0)"
+                                " FROM sqlite_schema WHERE sql IS NOT NULL",
+                                N_TABLES, schema);
+  gint64 answer = query_number (db, text, code_out);
+
+  sqlite3_free (text);
+  return answer == 1;
+}
+
 /* SQLITE_NOTADB for anything that is not the database of this account. */
 static int
-check_tables (sqlite3 *db, const char *account_key, gboolean unclean)
+check_tables (sqlite3 *db, const char *account_key, gboolean thorough)
 {
   g_autofree char *account = NULL;
   int code;
@@ -206,9 +221,9 @@ check_tables (sqlite3 *db, const char *account_key, gboolean unclean)
     return code;
   if (application == 0 && version == 0 && n_tables == 0)
     return create_tables (db, account_key);
-  if (application != APPLICATION_ID || version != SCHEMA_VERSION)
-    return SQLITE_NOTADB;
-  if (unclean)
+  if (application != APPLICATION_ID || version != SCHEMA_VERSION || !has_our_tables (db, &code))
+    return code == SQLITE_OK ? SQLITE_NOTADB : code;
+  if (thorough)
     {
       g_autofree char *answer = query_text (db, "PRAGMA quick_check(1)", &code);
       if (code != SQLITE_OK || g_strcmp0 (answer, "ok") != 0)
@@ -267,7 +282,8 @@ load_keywords (MailIndex *index)
 static int
 open_database (MailIndex *index, const char *account_key, char **text_out)
 {
-  gboolean unclean = has_file (index, "-wal");
+  /* Looking over all of a small one takes milliseconds; a large one only after a crash. */
+  gboolean thorough = file_size (index, "-wal") > 0 || file_size (index, "") <= SMALL_DATABASE;
   const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW;
   sqlite3 *failed;
   int code, fd;
@@ -290,7 +306,7 @@ open_database (MailIndex *index, const char *account_key, char **text_out)
   if (code == SQLITE_OK)
     code = configure (index->writer.db, TRUE);
   if (code == SQLITE_OK)
-    code = check_tables (index->writer.db, account_key, unclean);
+    code = check_tables (index->writer.db, account_key, thorough);
   if (code == SQLITE_OK && !index_writer_prepare (&index->writer))
     code = (sqlite3_errcode (index->writer.db) & 0xff) == SQLITE_ERROR
                ? SQLITE_NOTADB /* the tables have another form */
@@ -376,7 +392,7 @@ open_in_memory (MailIndex *index, const char *account_key)
 
   close_database (index);
   forget_keywords (index);
-  if (has_file (index, "") && !has_file (index, "-wal")
+  if (file_size (index, "") > 0 && file_size (index, "-wal") == 0
       && sqlite3_open_v2 (uri, &index->read_db, flags, NULL) == SQLITE_OK
       && check_tables (index->read_db, account_key, FALSE) == SQLITE_OK
       && load_keywords (index) == SQLITE_OK && index_go_to_memory (index))
@@ -449,7 +465,7 @@ mail_index_open (const char *dir, const char *account_key, gboolean *rebuilt_out
   if (!real_dir)
     return mail_set_errno (error, errno, dir), NULL;
   index = new_index (real_dir);
-  rebuilt = has_file (index, ".bad") && discard (index);
+  rebuilt = file_size (index, ".bad") > 0 && discard (index);
   code = open_database (index, account_key, &text);
   if (index_is_corrupt_code (code))
     {

@@ -212,6 +212,7 @@ mail_mailbox_unload_locked (MailMailbox *mailbox)
   g_clear_pointer (&mailbox->remote_to_uid, g_hash_table_unref);
   g_clear_pointer (&mailbox->inserted, g_hash_table_unref);
   g_clear_pointer (&mailbox->pending_flags, g_hash_table_unref);
+  g_clear_pointer (&mailbox->hiding, g_hash_table_unref);
   mailbox->loaded = FALSE;
 }
 

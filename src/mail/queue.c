@@ -152,14 +152,15 @@ tell_later (gpointer data)
   return G_SOURCE_REMOVE;
 }
 
-static void
+static GSource *
 attach_idle (MailChanges *changes, GSourceFunc func, gpointer data, GDestroyNotify notify)
 {
-  g_autoptr (GSource) source = g_idle_source_new ();
+  GSource *source = g_idle_source_new ();
 
   g_source_set_priority (source, G_PRIORITY_DEFAULT);
   g_source_set_callback (source, func, data, notify);
   g_source_attach (source, changes->store->net);
+  return source;
 }
 
 static Outcome *
@@ -180,7 +181,7 @@ mail_changes_withdraw_locked (MailChanges *changes, MailChange *change, const GE
   mail_journal_remove_change (changes->journal, change->id);
   mail_journal_commit (changes->journal, NULL);
   if (change->waiters != NULL)
-    attach_idle (changes, tell_later, take_waiters (change, error), outcome_free);
+    g_source_unref (attach_idle (changes, tell_later, take_waiters (change, error), outcome_free));
   /* Freed without the lock: it may hold the last reference to a mailbox or file. */
   g_ptr_array_add (changes->withdrawn, change);
 }
@@ -219,8 +220,10 @@ static void fail_drains (MailChanges *changes, const GError *error);
 void
 mail_changes_kick (MailChanges *changes)
 {
-  if (g_atomic_int_compare_and_exchange (&changes->kicked, FALSE, TRUE))
-    attach_idle (changes, dispatch, changes, NULL);
+  g_mutex_lock (&changes->lock);
+  if (changes->kick == NULL)
+    changes->kick = attach_idle (changes, dispatch, changes, NULL);
+  g_mutex_unlock (&changes->lock);
 }
 
 void
@@ -442,10 +445,12 @@ dispatch (gpointer data)
   MailChanges *changes = data;
   g_autoptr (GPtrArray) withdrawn = NULL;
 
-  g_atomic_int_set (&changes->kicked, FALSE);
+  g_mutex_lock (&changes->lock);
+  g_clear_pointer (&changes->kick, g_source_unref);
+  g_mutex_unlock (&changes->lock);
   if (!changes->ready)
     refuse_all (changes);
-  while (changes->ready && changes->running->len < BATCHES_MAX)
+  while (changes->ready && !changes->giving_up && changes->running->len < BATCHES_MAX)
     {
       g_mutex_lock (&changes->lock);
       gboolean wait = changes->retry != NULL && !changes->urgent;
@@ -564,6 +569,8 @@ void
 mail_batch_succeed (MailBatch *batch, MailChange *change)
 {
   batch->n_good++;
+  if (change->kind == MAIL_CHANGE_REMOVE || change->kind == MAIL_CHANGE_MOVE)
+    mail_effect_hold (change->mailbox, change->content_id, change->uid, TRUE);
   finish (batch, change, NULL);
 }
 
@@ -729,8 +736,7 @@ note_network_error (MailChanges *changes, const GError *error)
   schedule_retry (changes, changes->backoff * 1000);
   give_up_waiting (changes, error);
   fail_drains (changes, error);
-  if (changes->stopping)
-    mail_changes_stopped (changes);
+  changes->giving_up = changes->stopping;
 }
 
 void
@@ -739,6 +745,10 @@ mail_batch_end (MailBatch *batch)
   MailChanges *changes = batch->changes;
   g_autoptr (GError) error = NULL;
 
+  /* A server that can only mark messages goes on listing them: the index must know better. */
+  if ((mail_store_caps (changes->store) & MAIL_CAP_EXPUNGE_UID) == 0 && batch->n_good > 0
+      && (batch->kind == MAIL_CHANGE_REMOVE || batch->kind == MAIL_CHANGE_MOVE))
+    mail_index_flush (changes->store->index);
   mail_journal_begin (changes->journal);
   for (guint i = 0; i < batch->done_ids->len; i++)
     mail_journal_remove_change (changes->journal, g_array_index (batch->done_ids, guint64, i));
@@ -826,7 +836,6 @@ mail_changes_check_drains (MailChanges *changes)
       g_queue_unlink (&changes->drains, link);
       g_queue_push_tail_link (&ready, link);
     }
-  gboolean empty = changes->queue.length == 0;
   g_mutex_unlock (&changes->lock);
   while ((drain = g_queue_pop_head (&ready)) != NULL)
     {
@@ -838,8 +847,7 @@ mail_changes_check_drains (MailChanges *changes)
       g_clear_pointer (&drain->mailbox, mail_mailbox_unref);
       g_free (drain);
     }
-  if (empty && changes->running->len == 0 && changes->stopping)
-    mail_changes_stopped (changes);
+  mail_changes_stop_if_idle (changes);
 }
 
 void

@@ -12,6 +12,8 @@
 
 #define WINDOW_MIN (2 * (guint64)MAIL_BLOCK_SIZE)
 #define WINDOW_MAX (1024 * (guint64)MAIL_BLOCK_SIZE) /* 64 MiB */
+#define PREFIX_MAX (2 * (guint64)MAIL_BLOCK_SIZE)   /* what the kernel reads ahead at most */
+#define PREFIX_WORTH (8 * (guint64)MAIL_BLOCK_SIZE) /* a smaller message comes whole */
 #define NEAR (16 * (guint64)MAIL_BLOCK_SIZE) /* the kernel reads ahead, and not always in order */
 
 /* Whether this account's messages come by range at all. */
@@ -99,6 +101,19 @@ widen (const MailStore *store, guint64 size, guint64 *offset, guint64 *end)
     *end = asked > size ? MAIL_TO_END : size + 1;
 }
 
+/* Without ranges the start of a large message comes as a head: who reads no further wants no more.
+ * Once only, since there may be less in it than was asked for. */
+static gboolean
+wants_prefix (MailFetches *fetches, MailCacheFile *file, guint64 size, guint64 end)
+{
+  const MailStore *store = fetches->store;
+  guint caps = mail_store_caps (fetches->store);
+
+  return !store->options.eol_lf && (caps & MAIL_CAP_REMOTE_IDS) != 0
+         && (caps & MAIL_CAP_RANGES) == 0 && size > PREFIX_WORTH && end <= PREFIX_MAX
+         && g_atomic_int_get (&fetches->no_prefixes) == 0 && mail_cache_file_bytes (file) == 0;
+}
+
 static gboolean
 read_cached (MailCacheFile *file, guint64 size, guint64 offset, void *buffer, gsize length,
              gsize *n_out)
@@ -134,7 +149,10 @@ park (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, guint32 ui
       waiter->length = length;
       waiter->link.data = waiter;
       g_queue_push_tail_link (&pending->waiters, &waiter->link);
-      widen (fetches->store, size, &start_offset, &end);
+      if (wants_prefix (fetches, file, size, end))
+        start_offset = 0, end = PREFIX_MAX;
+      else
+        widen (fetches->store, size, &start_offset, &end);
       mail_fetch_absent (fetches, mailbox, content_id, pending, start_offset, end,
                          MAIL_PRIORITY_INTERACTIVE, requests);
       answer = MAIL_PARKED;
@@ -278,7 +296,6 @@ mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 of
     mailbox = moved;
   guint32 content_id = mail_mailbox_content_id (mailbox);
   MailMessage message;
-
   gssize n_kept;
 
   if (lookup (mailbox, uid, &message, error) != MAIL_READY)

@@ -240,6 +240,8 @@ restore_staged (MailChanges *changes, const MailJournalStaged *row, gboolean fin
       if (row->in_place)
         mail_staged_stand_for_locked (staged, content_id, row->replaces_uidvalidity, row->replaces);
       g_mutex_unlock (&changes->lock);
+      if (!row->in_place && row->state != MAIL_STAGED_FAILED)
+        mail_effect_hold (mailbox, content_id, row->replaces, FALSE);
       if (!row->in_place && row->state != MAIL_STAGED_FAILED
           && mail_effect_hide_now (mailbox, content_id, row->replaces, NULL))
         mail_effect_hidden (mailbox, content_id, row->replaces);
@@ -319,10 +321,13 @@ show_again (MailChanges *changes, MailChange *change, const MailJournalChange *r
     }
   if (change->kind != MAIL_CHANGE_REMOVE && change->kind != MAIL_CHANGE_MOVE)
     return;
+  mail_effect_hold (mailbox, change->content_id, change->uid, FALSE);
   if (mail_effect_hide_now (mailbox, change->content_id, change->uid, NULL))
     mail_effect_hidden (mailbox, change->content_id, change->uid);
   if (change->kind != MAIL_CHANGE_MOVE)
     return;
+  if (change->replaces != 0)
+    mail_effect_hold (change->target, change->replaces_content, change->replaces, FALSE);
   if (change->replaces != 0
       && mail_effect_hide_now (change->target, change->replaces_content, change->replaces, NULL))
     mail_effect_hidden (change->target, change->replaces_content, change->replaces);
@@ -466,6 +471,7 @@ swept (gpointer data)
 
   changes->sweeping = FALSE;
   mail_changes_sweep (changes);
+  mail_changes_stop_if_idle (changes);
   return G_SOURCE_REMOVE;
 }
 

@@ -102,6 +102,7 @@ struct MailMailbox
   guint sync_merged;      /* the number of the last one that succeeded */
   GHashTable *inserted;   /* UIDs a change of ours brought -> sync_started at that time; or NULL */
   GHashTable *pending_flags; /* pending.c's, or NULL */
+  GHashTable *hiding;     /* UIDs that changes of ours hid -> 0, or 1 + sync_started at the answer */
 };
 
 /* store.c */

@@ -191,12 +191,20 @@ lose (Merge *merge, const MailMessage *old)
     }
 }
 
-/* Hidden because it was removed here and cannot be expunged; another client took that back. */
+/* It was removed here, and yet a listing begun after the answer has it, not even marked: the server
+ * did not do it, or another client took it back. */
 static gboolean
-is_undeleted (const MailMessage *old, const MailMessage *news)
+is_back (Merge *merge, const MailMessage *old, const MailMessage *said)
 {
-  return (old->local & MAIL_LOCAL_HIDDEN) != 0 && (old->flags & MAIL_FLAG_DELETED) != 0
-         && (news->flags & MAIL_FLAG_DELETED) == 0;
+  GHashTable *hiding = merge->mailbox->hiding;
+  gpointer answered = NULL;
+
+  if ((old->local & MAIL_LOCAL_HIDDEN) == 0 || (said->flags & MAIL_FLAG_DELETED) != 0)
+    return FALSE;
+  if (hiding == NULL
+      || !g_hash_table_lookup_extended (hiding, GUINT_TO_POINTER (old->uid), NULL, &answered))
+    return TRUE;
+  return answered != NULL && GPOINTER_TO_UINT (answered) <= merge->sync->number;
 }
 
 /* What the server says of flags replaces ours, but for changes of ours that it has not answered yet;
@@ -210,17 +218,25 @@ update (Merge *merge, MailMessage *old, const MailMessage *said)
   guint8 flags = said->flags;
   guint32 keywords = said->keywords;
 
+  MailMessage before = *old;
+  gboolean back = is_back (merge, old, said);
+  if (back)
+    {
+      old->local &= ~MAIL_LOCAL_HIDDEN;
+      merge->entries_changed = TRUE;
+    }
   if (merge->sync->remote_ids != NULL)
-    return;
+    {
+      if (back)
+        add_event (merge, NULL, old);
+      return;
+    }
   mail_pending_heard_locked (merge->mailbox, old->uid, merge->sync->number, &flags, &keywords);
   heard.flags = flags;
   heard.keywords = keywords;
-  if (old->flags == news->flags && old->keywords == news->keywords
+  if (!back && old->flags == news->flags && old->keywords == news->keywords
       && (news->modseq == 0 || old->modseq == news->modseq))
     return;
-  MailMessage before = *old;
-  if (is_undeleted (old, news))
-    old->local &= ~MAIL_LOCAL_HIDDEN, merge->entries_changed = TRUE;
   if (old->flags != news->flags || old->keywords != news->keywords)
     old->changed = changed_now ();
   old->flags = news->flags;
@@ -230,6 +246,20 @@ update (Merge *merge, MailMessage *old, const MailMessage *said)
   g_array_append_val (merge->changed, *old);
   if ((old->local & MAIL_LOCAL_HIDDEN) == 0)
     add_event (merge, (before.local & MAIL_LOCAL_HIDDEN) == 0 ? &before : NULL, old);
+}
+
+/* New to us. Perhaps not to a change of an earlier run that removes it. */
+static void
+arrive (Merge *merge, MailMessage *message)
+{
+  GHashTable *hiding = merge->mailbox->hiding;
+
+  if (hiding != NULL && g_hash_table_contains (hiding, GUINT_TO_POINTER (message->uid)))
+    message->local |= MAIL_LOCAL_HIDDEN;
+  else
+    add_event (merge, NULL, message);
+  merge->entries_changed = TRUE;
+  g_array_append_val (merge->changed, *message);
 }
 
 static gint
@@ -333,9 +363,7 @@ merge_complete (Merge *merge)
           *message = *same;
           continue;
         }
-      merge->entries_changed = TRUE;
-      g_array_append_val (merge->changed, *message);
-      add_event (merge, NULL, message);
+      arrive (merge, message);
     }
   for (; old != NULL && o < old->len; o++)
     lose (merge, &g_array_index (old, MailMessage, o));
@@ -393,10 +421,8 @@ merge_difference (Merge *merge)
           continue;
         }
       guint at = mail_mailbox_lower_bound_locked (mailbox, message->uid);
+      arrive (merge, message);
       g_array_insert_val (mailbox->messages, at, *message);
-      g_array_append_val (merge->changed, *message);
-      merge->entries_changed = TRUE;
-      add_event (merge, NULL, message);
     }
 }
 

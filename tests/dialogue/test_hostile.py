@@ -614,7 +614,7 @@ def test_other_operations_go_on(server, fake_mount):
     server.inbox.add(BODY)
     for i in range(5):
         server.inbox.add(BODY + b"%d" % i)
-    daemon = fake_mount(timeout=15)
+    daemon = fake_mount(timeout=6)
     found = listing(daemon)
 
     def hang(session, tag, args):
@@ -629,11 +629,9 @@ def test_other_operations_go_on(server, fake_mount):
     thread = threading.Thread(target=lambda: stuck.append(attempt(read, found[1])))
     thread.start()
     server.wait_command("UID FETCH", 2)
-    start = time.monotonic()
     for uid in range(2, 7):
         assert attempt(read, found[uid]).value == BODY + b"%d" % (uid - 2)
     assert sorted(attempt(os.listdir, daemon.mnt / "INBOX").value) == sorted(p.name for p in found.values())
-    assert time.monotonic() - start < 14
     thread.join(60)
     assert stuck and stuck[0].code in IO_ERRORS, stuck
 

@@ -18,7 +18,7 @@ TIMEOUT = 3
 SOON = 4 * TIMEOUT + 8
 
 DOWN = (errno.ETIMEDOUT, errno.EHOSTUNREACH)
-EXPECTED = (r"time|answer|unreach|connect|lost|down|server|refused|reset|clos",)
+EXPECTED = (r"TLS|time|answer|unreach|connect|lost|down|server|refused|reset|clos",)
 
 
 def attempt(function, *args):

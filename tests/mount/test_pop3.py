@@ -3,6 +3,7 @@
 import errno
 import os
 import poplib
+import random
 import re
 import signal
 import ssl
@@ -11,6 +12,7 @@ import time
 
 import pytest
 
+from support import corpus
 from support.dovecot import PASSWORD, wait_for
 from support.mount import SANITIZED
 
@@ -77,7 +79,8 @@ def test_bytes_are_those_of_retr(pop, dovecot, user):
     names = os.listdir(inbox)
     assert all(NAME.match(name) for name in names) and len(set(names)) == 60
     truth = bodies_on(dovecot, user)
-    assert [read(inbox / name) for name in names] == truth  # listed in the order of the maildrop
+    got = [read(inbox / name) for name in names]
+    assert got == truth  # listed in the order of the maildrop
     assert [os.stat(inbox / name).st_size for name in names] == [len(body) for body in truth]
 
 
@@ -110,3 +113,25 @@ def test_delete_moves_everything(pop, dovecot, user):
 def bodies_on_after_fill(server, user, numbers):
     server.fill(user, numbers)
     return bodies_on(server, user)
+
+
+def big(number, seed):
+    return corpus.attachment(random.Random(number), number, (30 << 20) * 3 // 4)
+
+
+@pytest.mark.main
+def test_head_of_a_big_message(pop, dovecot, user):
+    """Without ranges: TOP brings the start, and only who reads on gets all of it."""
+    dovecot.fill(user, [1], make=big)
+    daemon = pop([])
+    truth, = bodies_on(dovecot, user)
+    assert len(truth) > 30 << 20
+    name, = os.listdir(daemon.mnt / "INBOX")
+    path = daemon.mnt / "INBOX" / name
+    before = daemon.counter("bytes_in")
+    done = subprocess.run(["head", "-c", "1000", str(path)], capture_output=True, timeout=60)
+    assert done.stdout == truth[:1000]
+    assert daemon.counter("bytes_in") - before < 1 << 20
+    assert 1000 <= int(os.getxattr(path, "user.mailfs.cached")) < 1 << 20
+    assert read(path) == truth
+    assert os.stat(path).st_size == len(truth)

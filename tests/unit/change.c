@@ -1,0 +1,558 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Changes from the door to a server and back: what each does, what is acknowledged when, what
+ * happens when the server refuses, lies or goes away in any moment, and what a killed daemon finds
+ * when it starts again. No message is lost, none is there twice, none of somebody else's is
+ * touched.
+ */
+#include "mail-harness.h"
+#include "mailfs/log.h"
+
+#include <string.h>
+
+#define DATE G_GINT64_CONSTANT (1000000000)
+
+/* Capabilities under which everything must work. */
+static const struct
+{
+  const char *name;
+  guint without;
+} servers[] = {
+  { "all", 0 },
+  { "no-move", MAIL_CAP_MOVE },
+  { "no-uidplus", MAIL_CAP_EXPUNGE_UID },
+  { "neither", MAIL_CAP_MOVE | MAIL_CAP_EXPUNGE_UID },
+};
+
+static Harness *
+start (guint without, guint sync_mode)
+{
+  Harness *harness = harness_new (ALL_CAPS & ~without);
+
+  harness->server->sync_mode = sync_mode;
+  model_add_mailbox (harness->server, "Archive", NULL);
+  model_add_mailbox (harness->server, "Bin", "\\Trash");
+  harness_open (harness);
+  return harness;
+}
+
+static guint32
+deliver (Harness *harness, const char *mailbox, const char *token)
+{
+  g_autofree char *text = message_text (token);
+
+  return model_deliver (harness->server, mailbox, text, 0, DATE)->uid;
+}
+
+static MailMailbox *
+open_mailbox (Harness *harness, const char *name)
+{
+  MailMailbox *mailbox = get_mailbox (harness, name);
+
+  g_assert_nonnull (mailbox);
+  look (harness, mailbox);
+  return mailbox;
+}
+
+/* --- append --------------------------------------------------------------------------------------
+ */
+
+static void
+test_append (gconstpointer data)
+{
+  Harness *harness = start (servers[GPOINTER_TO_UINT (data)].without, 0);
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "letter.eml",
+                                              "Subject: one\nTo: b\n\nline\nline\n");
+  g_autoptr (MailStaged) found = mail_stage_lookup (harness->store, inbox, 0, "letter.eml");
+  Told done = { 0 };
+  MailStagedInfo info;
+
+  g_assert_true (found == staged);
+  mail_staged_set_mtime (staged, DATE + 5);
+  mail_staged_set_flags (staged, MAIL_FLAG_SEEN | MAIL_FLAG_FLAGGED, "alpha work");
+  mail_staged_commit (staged, FALSE, told, &done);
+  g_assert_false (done.called); /* the first one waits for the server */
+  wait_good (harness, &done);
+
+  ModelMailbox *model = model_mailbox (harness->server, "INBOX");
+  g_assert_cmpuint (model->messages->len, ==, 1);
+  const ModelMessage *message = model->messages->pdata[0];
+  static const char wire[] = "Subject: one\r\nTo: b\r\n\r\nline\r\nline\r\n";
+  g_assert_cmpmem (g_bytes_get_data (message->bytes, NULL), g_bytes_get_size (message->bytes), wire,
+                   strlen (wire));
+  g_assert_cmpuint (message->flags, ==, MAIL_FLAG_SEEN | MAIL_FLAG_FLAGGED);
+  g_assert_cmpstr (message->keywords, ==, "alpha work");
+  g_assert_cmpint (message->date, ==, DATE + 5);
+
+  /* In the listing, under its name, and no longer staged. */
+  g_assert_cmpuint (mail_stage_count (harness->store, inbox), ==, 0);
+  g_assert_cmpuint (mail_mailbox_uid_of_name (inbox, "letter.eml"), ==, message->uid);
+  mail_staged_info (staged, &info);
+  g_assert_cmpint (info.state, ==, MAIL_STAGED_DONE);
+  g_assert_cmpuint (info.uid, ==, message->uid);
+  g_assert_cmpuint (info.content_id, ==, mail_mailbox_content_id (inbox));
+  g_autofree char *written = read_staged (staged);
+  g_assert_cmpstr (written, ==, "Subject: one\nTo: b\n\nline\nline\n");
+  MailMessage listed;
+  g_assert_true (mail_mailbox_find (inbox, message->uid, &listed));
+  g_assert_cmpuint (listed.size, ==, strlen (wire));
+  g_assert_cmpint (listed.internaldate, ==, DATE + 5);
+  g_assert_cmpuint (listed.flags, ==, MAIL_FLAG_SEEN | MAIL_FLAG_FLAGGED);
+  g_autofree char *read = read_message (harness, inbox, message->uid);
+  g_assert_cmpstr (read, ==, wire);
+
+  /* A listing, and a new mount, change nothing of that. */
+  look (harness, inbox);
+  g_assert_cmpuint (mail_mailbox_uid_of_name (inbox, "letter.eml"), ==, message->uid);
+  g_assert_cmpuint (n_listed (inbox), ==, 1);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  g_clear_pointer (&found, mail_staged_unref);
+  g_assert_true (harness_close (harness));
+  harness_open (harness);
+  inbox = open_mailbox (harness, "INBOX");
+  g_assert_cmpuint (mail_mailbox_uid_of_name (inbox, "letter.eml"), ==, 1);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  harness_free (harness);
+}
+
+/* What is no message is refused, and kept. */
+static const struct
+{
+  const char *name, *text;
+  gsize length;
+} bad_files[] = {
+  { "no-header", "just some text\n\nmore\n", 0 },
+  { "nul", "Subject: x\n\na\0b\n", 16 },
+  { "empty-line-first", "\nSubject: x\n\n", 0 },
+  { "no-colon", "Subject\n\ntext\n", 0 },
+};
+
+static void
+test_refused (gconstpointer data)
+{
+  guint row = GPOINTER_TO_UINT (data);
+  Harness *harness = start (0, 0);
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  gsize length = bad_files[row].length != 0 ? bad_files[row].length : strlen (bad_files[row].text);
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "bad", "");
+  Told done = { 0 };
+
+  g_assert_true (mail_staged_write (staged, 0, bad_files[row].text, length, NULL));
+  mail_staged_commit (staged, FALSE, told, &done);
+  g_assert_cmpint (wait_code (harness, &done), ==, MAIL_ERROR_INVALID);
+  g_assert_cmpuint (n_failed (harness, ""), ==, 1);
+  g_assert_cmpuint (mail_stage_count (harness->store, inbox), ==, 0);
+  g_autofree char *reason = mail_staged_error (staged);
+  g_assert_nonnull (reason);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_close (harness);
+  harness_open (harness);
+  g_assert_cmpuint (n_failed (harness, ""), ==, 1);
+  g_autoptr (MailStaged) again = mail_stage_next_failed (harness->store, 0);
+  g_autofree char *name = mail_staged_name (again);
+  g_assert_cmpstr (name, ==, "bad");
+  mail_staged_drop (again, told, &done);
+  wait_good (harness, &done);
+  g_clear_pointer (&again, mail_staged_unref);
+  g_assert_cmpuint (n_failed (harness, ""), ==, 0);
+  harness_free (harness);
+}
+
+static void
+test_empty (void)
+{
+  Harness *harness = start (0, 0);
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "x", "");
+  g_autoptr (MailStaged) other = mail_stage_create (harness->store, inbox, 0, "y", FALSE, NULL);
+  Told done = { 0 };
+
+  /* A shell's > flushes before it writes. */
+  mail_staged_commit (other, FALSE, told, &done);
+  wait_good (harness, &done);
+  g_assert_cmpuint (mail_stage_count (harness->store, inbox), ==, 2);
+  mail_staged_commit (other, TRUE, told, &done);
+  g_assert_cmpint (wait_code (harness, &done), ==, MAIL_ERROR_INVALID);
+  mail_staged_forget (staged);
+  g_assert_cmpuint (n_failed (harness, ""), ==, 2);
+  g_assert_cmpuint (harness->server->n_commands, ==, 0);
+  harness_free (harness);
+}
+
+static void
+test_temporary (void)
+{
+  Harness *harness = start (0, 0);
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autofree char *text = message_text ("tempo");
+  g_autoptr (MailStaged) staged = mail_stage_create (harness->store, inbox, 0, ".letter.Xa3", TRUE,
+                                                     NULL);
+  Told done = { 0 };
+
+  g_assert_true (mail_staged_write (staged, 0, text, strlen (text), NULL));
+  mail_staged_commit (staged, FALSE, told, &done);
+  wait_good (harness, &done);
+  g_assert_cmpuint (harness->server->n_commands, ==, 0);
+  mail_staged_rename (staged, inbox, 0, "letter", FALSE, 0, NULL, told, &done);
+  wait_good (harness, &done);
+  g_assert_cmpuint (model_count (harness->server, "text of tempo"), ==, 1);
+  g_assert_cmpuint (mail_mailbox_uid_of_name (inbox, "letter"), ==, 1);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+}
+
+/* A temporary file outlives the daemon; one that was being written under its own name is not known
+ * to be whole. */
+static void
+test_interrupted (void)
+{
+  Harness *harness = start (0, 0);
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autofree char *one = message_text ("uno"), *two = message_text ("due");
+  g_autoptr (MailStaged) temporary = mail_stage_create (harness->store, inbox, 0, ".t", TRUE, NULL);
+  g_autoptr (MailStaged) open = write_file (harness, inbox, "half", two);
+  Told done = { 0 };
+
+  mail_staged_write (temporary, 0, one, strlen (one), NULL);
+  Harness *killed = harness_clone (harness);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&temporary, mail_staged_unref);
+  g_clear_pointer (&open, mail_staged_unref);
+  harness_free (harness);
+
+  harness_open (killed);
+  inbox = open_mailbox (killed, "INBOX");
+  g_assert_cmpuint (n_failed (killed, "text of due"), ==, 1);
+  temporary = mail_stage_lookup (killed->store, inbox, 0, ".t");
+  g_assert_nonnull (temporary);
+  mail_staged_rename (temporary, inbox, 0, "whole", FALSE, 0, NULL, told, &done);
+  wait_good (killed, &done);
+  g_assert_cmpuint (model_count (killed->server, "text of uno"), ==, 1);
+  g_assert_cmpuint (model_count (killed->server, "text of due"), ==, 0);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&temporary, mail_staged_unref);
+  harness_free (killed);
+}
+
+/* --- faults --------------------------------------------------------------------------------------
+ */
+
+typedef enum
+{
+  DO_APPEND,
+  DO_MOVE,
+  DO_REMOVE,
+  DO_COPY,
+  DO_FLAGS,
+  DO_REPLACE,
+  N_DO
+} Do;
+static const char *const do_names[] = { "append", "move", "remove", "copy", "flags", "replace" };
+static const char *const fault_names[] = { "good", "lost-before", "lost-after", "lost-half",
+                                           "down", "refused",     "over-quota", "lie" };
+
+#define N_ITEMS 6u
+
+/* Begins N_ITEMS changes of a kind; the first is waited for, so that the others are a burst. */
+static void
+begin_changes (Harness *harness, Do what, Told *tolds, gboolean warm)
+{
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailMailbox) archive = open_mailbox (harness, "Archive");
+  Told first = { 0 };
+
+  if (warm)
+    {
+      mail_change_flags (harness->store, inbox, 1, MAIL_FLAG_ANSWERED, "", told, &first);
+      wait_good (harness, &first);
+    }
+  for (guint i = 0; i < N_ITEMS; i++)
+    {
+      guint32 uid = i + 2;
+      g_autofree char *name = g_strdup_printf ("file%u", i);
+      g_autofree char *token = g_strdup_printf ("new%u", i);
+      g_autofree char *text = message_text (token);
+      g_autoptr (MailStaged) staged = NULL;
+      g_autoptr (GError) error = NULL;
+
+      switch (what)
+        {
+        case DO_APPEND:
+          staged = write_file (harness, archive, name, text);
+          mail_staged_commit (staged, FALSE, told, &tolds[i]);
+          break;
+        case DO_MOVE:
+          mail_change_move (harness->store, inbox, uid, archive, 0, name, 0, told, &tolds[i]);
+          break;
+        case DO_REMOVE:
+          mail_change_remove (harness->store, inbox, uid, told, &tolds[i]);
+          break;
+        case DO_COPY:
+          staged = mail_stage_create (harness->store, archive, 0, name, FALSE, &error);
+          g_assert_no_error (error);
+          mail_staged_copy_from (staged, inbox, uid, &error);
+          g_assert_no_error (error);
+          mail_staged_commit (staged, FALSE, told, &tolds[i]);
+          break;
+        case DO_FLAGS:
+          mail_change_flags (harness->store, inbox, uid, MAIL_FLAG_FLAGGED, "kept", told,
+                             &tolds[i]);
+          break;
+        default:
+          staged = mail_stage_replacement (harness->store, inbox, uid, name, &error);
+          g_assert_no_error (error);
+          mail_staged_write (staged, 0, text, strlen (text), &error);
+          g_assert_no_error (error);
+          mail_staged_commit (staged, FALSE, told, &tolds[i]);
+          break;
+        }
+    }
+}
+
+static void
+fill (Harness *harness)
+{
+  for (guint i = 0; i <= N_ITEMS; i++)
+    {
+      g_autofree char *token = g_strdup_printf ("old%u", i);
+      deliver (harness, "INBOX", token);
+    }
+  /* Another client has marked this one, and nobody may expunge it for that. */
+  ModelMessage *foreign = model_deliver (harness->server, "INBOX", "X: foreign\r\n\r\n",
+                                         MAIL_FLAG_DELETED, DATE);
+  g_assert_cmpuint (foreign->uid, ==, N_ITEMS + 2);
+  foreign = model_deliver (harness->server, "Archive", "X: foreign\r\n\r\n", MAIL_FLAG_DELETED,
+                           DATE);
+  g_assert_nonnull (foreign);
+}
+
+static guint
+n_deleted (Harness *harness, const char *mailbox)
+{
+  ModelMailbox *model = model_mailbox (harness->server, mailbox);
+  guint n = 0;
+
+  for (guint i = 0; i < model->messages->len; i++)
+    n += (((ModelMessage *)model->messages->pdata[i])->flags & MAIL_FLAG_DELETED) != 0;
+  return n;
+}
+
+/* Without UIDPLUS a message that was removed is only marked. */
+static guint
+n_alive (Harness *harness, const char *mailbox, const char *token)
+{
+  ModelMailbox *model = model_mailbox (harness->server, mailbox);
+  guint n = 0;
+
+  for (guint i = 0; model != NULL && i < model->messages->len; i++)
+    {
+      const ModelMessage *message = model->messages->pdata[i];
+      gsize length;
+      const char *bytes = g_bytes_get_data (message->bytes, &length);
+
+      n += (message->flags & MAIL_FLAG_DELETED) == 0
+           && memmem (bytes, length, token, strlen (token)) != NULL;
+    }
+  return n;
+}
+
+/* Once, or, where two commands make a move and the second was refused, twice: the user was told. */
+static void
+check_place (Harness *harness, guint here, guint there, gboolean good, gboolean told_later)
+{
+  gboolean two_steps = (harness->server->caps & MAIL_CAP_MOVE) == 0;
+
+  g_assert_cmpuint (here + there, >=, 1);
+  g_assert_cmpuint (here + there, <=, two_steps && (!good || told_later) ? 2 : 1);
+  g_assert_cmpuint (there, >=, good);
+}
+
+/* Where each message is when everything has been answered; good: the user knows of no error. */
+static void
+check_changes (Harness *harness, Do what, guint i, gboolean good)
+{
+  g_autofree char *old = g_strdup_printf ("text of old%u\r", i + 1);
+  g_autofree char *new = g_strdup_printf ("text of new%u\r", i);
+  guint inbox = n_alive (harness, "INBOX", old), archive = n_alive (harness, "Archive", old);
+  guint trash = n_alive (harness, "Bin", old);
+  const ModelMessage *message = model_find (model_mailbox (harness->server, "INBOX"), i + 2);
+
+  switch (what)
+    {
+    case DO_APPEND:
+      g_assert_cmpuint (inbox, ==, 1);
+      g_assert_cmpuint (model_count (harness->server, new) + n_failed (harness, new), ==, 1);
+      g_assert_cmpuint (model_count (harness->server, new), >=, good);
+      break;
+    case DO_MOVE:
+      check_place (harness, inbox, archive, good, FALSE);
+      break;
+    case DO_REMOVE:
+      check_place (harness, inbox, trash, good, FALSE);
+      break;
+    case DO_COPY:
+      g_assert_cmpuint (inbox, ==, 1);
+      g_assert_cmpuint (archive, <=, 1);
+      g_assert_cmpuint (archive, >=, good);
+      break;
+    case DO_FLAGS:
+      g_assert_cmpuint (inbox, ==, 1);
+      if (good)
+        {
+          g_assert_cmpuint (message->flags, ==, MAIL_FLAG_FLAGGED);
+          g_assert_cmpstr (message->keywords, ==, "kept");
+        }
+      break;
+    default:
+      check_place (harness, inbox, trash, FALSE, TRUE);
+      g_assert_cmpuint (model_count (harness->server, new) + n_failed (harness, new), ==, 1);
+      g_assert_cmpuint (model_count (harness->server, new), >=, trash);
+      break;
+    }
+}
+
+static void
+check_all (Harness *harness, Do what, const gboolean *good)
+{
+  static const char *const mailboxes[] = { "INBOX", "Archive", "Bin" };
+
+  g_assert_cmpuint (model_count (harness->server, "X: foreign"), ==, 2);
+  for (guint i = 0; i < N_ITEMS; i++)
+    check_changes (harness, what, i, good[i]);
+  /* What readers see is what the server has, but for what is only marked. */
+  for (guint i = 0; i < G_N_ELEMENTS (mailboxes); i++)
+    {
+      g_autoptr (MailMailbox) mailbox = open_mailbox (harness, mailboxes[i]);
+      ModelMailbox *model = model_mailbox (harness->server, mailboxes[i]);
+      guint n = model->messages->len;
+
+      if ((harness->server->caps & MAIL_CAP_EXPUNGE_UID) == 0 && i == 0)
+        n -= n_deleted (harness, mailboxes[i]) - 1;
+      g_assert_cmpuint (n_listed (mailbox), ==, n);
+      g_assert_cmpuint (mail_stage_count (harness->store, mailbox), ==, 0);
+    }
+}
+
+typedef struct
+{
+  Do what;
+  ModelFault fault;
+  guint server, sync_mode, skip;
+} Case;
+
+/* One fault, at the skip-th command that changes something, in every kind of burst. */
+static void
+test_fault (gconstpointer data)
+{
+  const Case *row = data;
+  Harness *harness = start (servers[row->server].without, row->sync_mode);
+  Told tolds[N_ITEMS] = { 0 };
+  gboolean good[N_ITEMS];
+
+  fill (harness);
+  harness->server->rand = g_rand_new_with_seed (row->skip + 7);
+  begin_changes (harness, row->what, tolds, FALSE);
+  for (guint i = 0; i < row->skip; i++)
+    model_fault (harness->server, MODEL_GOOD);
+  model_fault (harness->server, row->fault);
+  for (guint i = 0; i < N_ITEMS; i++)
+    {
+      wait_told (harness, &tolds[i]);
+      good[i] = tolds[i].error == NULL;
+      told_clear (&tolds[i]);
+    }
+  /* A server that says OK and does nothing is only found out where something should have come. */
+  if (row->fault == MODEL_LIE && (row->what == DO_FLAGS || servers[row->server].without != 0))
+    memset (good, 0, sizeof good);
+  settle (harness);
+  check_all (harness, row->what, good);
+  harness_free (harness);
+}
+
+/* Killed at any moment: after the next start everything that was acknowledged happens. */
+static void
+test_killed (gconstpointer data)
+{
+  const Case *row = data;
+
+  for (guint turns = 0; turns < 40; turns += row->what == DO_REPLACE ? 1 : 2)
+    {
+      Harness *harness = start (servers[row->server].without, row->sync_mode);
+      Told tolds[N_ITEMS] = { 0 };
+      gboolean good[N_ITEMS], none[N_ITEMS] = { FALSE };
+
+      fill (harness);
+      harness->server->rand = g_rand_new_with_seed (turns + 1);
+      begin_changes (harness, row->what, tolds, TRUE);
+      for (guint i = 0; i < turns; i++)
+        {
+          /* Work of the store's own threads in between counts as turns too. */
+          if (!g_main_context_iteration (harness->context, FALSE))
+            g_usleep (300);
+        }
+      for (guint i = 0; i < N_ITEMS; i++)
+        good[i] = tolds[i].called && tolds[i].error == NULL;
+      Harness *killed = harness_clone (harness);
+      settle (harness);
+      for (guint i = 0; i < N_ITEMS; i++)
+        {
+          wait_told (harness, &tolds[i]);
+          g_assert_no_error (tolds[i].error);
+        }
+      check_all (harness, row->what, none);
+      harness_free (harness);
+
+      harness_open (killed);
+      settle (killed);
+      check_all (killed, row->what, good);
+      g_assert_true (harness_close (killed));
+      harness_free (killed);
+    }
+}
+
+int
+main (int argc, char **argv)
+{
+  static Case cases[N_DO * MODEL_N_FAULTS * G_N_ELEMENTS (servers) * 3];
+  guint n = 0;
+
+  g_test_init (&argc, &argv, NULL);
+  if (!g_test_verbose ())
+    mail_log_init (MAIL_LOG_ERROR, FALSE);
+  for (guint i = 0; i < G_N_ELEMENTS (servers); i++)
+    {
+      g_autofree char *path = g_strdup_printf ("/change/append/%s", servers[i].name);
+      g_test_add_data_func (path, GUINT_TO_POINTER (i), test_append);
+    }
+  for (guint i = 0; i < G_N_ELEMENTS (bad_files); i++)
+    {
+      g_autofree char *path = g_strdup_printf ("/change/refused/%s", bad_files[i].name);
+      g_test_add_data_func (path, GUINT_TO_POINTER (i), test_refused);
+    }
+  g_test_add_func ("/change/empty", test_empty);
+  g_test_add_func ("/change/temporary", test_temporary);
+  g_test_add_func ("/change/interrupted", test_interrupted);
+  for (guint what = 0; what < N_DO; what++)
+    for (guint server = 0; server < G_N_ELEMENTS (servers); server++)
+      {
+        for (guint fault = 0; fault < MODEL_N_FAULTS; fault++)
+          for (guint skip = 0; skip < 3; skip++)
+            {
+              g_autofree char *path = g_strdup_printf ("/change/fault/%s/%s/%s/%u", do_names[what],
+                                                       servers[server].name, fault_names[fault],
+                                                       skip);
+
+              cases[n] = (Case) { what, fault, server, fault == MODEL_LIE ? 0 : (server + skip) % 4,
+                                  skip };
+              g_test_add_data_func (path, &cases[n++], test_fault);
+            }
+        g_autofree char *path = g_strdup_printf ("/change/killed/%s/%s", do_names[what],
+                                                 servers[server].name);
+        g_test_add_data_func (path, &cases[n - 3 * (MODEL_N_FAULTS - server)], test_killed);
+      }
+  return g_test_run ();
+}
