@@ -37,12 +37,17 @@ void mail_change_move (MailStore *store, MailMailbox *mailbox, guint32 uid, Mail
                        guint area, const char *name, guint32 replaces, MailDoneFunc done,
                        gpointer user_data);
 
-/* --- staged files: what users write ---------------------------------------------------------- */
-
 /* A file that is not (yet) a message of the server: being written, queued, or refused. Reference
  * counted; the spool file and its journal row live until the server is known to hold the message,
  * or the user removes it, whatever happens to the references. */
 typedef struct MailStaged MailStaged;
+
+/* A message that readers still know by the place it was moved from: TRUE and where it is now, or, while
+ * the move is under way, the staged file it is meanwhile. What is found is the caller's. */
+gboolean mail_store_follow (MailStore *store, guint32 content_id, guint32 uid,
+                            MailMailbox **mailbox_out, guint32 *uid_out, MailStaged **staged_out);
+
+/* --- staged files: what users write ---------------------------------------------------------- */
 
 typedef enum
 {

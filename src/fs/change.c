@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Requests that change what is there: unlink, rename, mkdir, rmdir, setxattr. Each finds what the
- * names stand for, asks the store, and answers when the store says so. FUSE threads; `done` functions
- * run on the net thread or at once.
+ * names stand for, asks the store, and answers when the store says so. FUSE threads; `done`
+ * functions run on the net thread or at once.
  */
 #include "fs/private.h"
 
@@ -117,9 +117,10 @@ rename_flags (Rename *rename, FsOp *op)
   fs_names_parse_maildir_info (rename->new_name, &flags, &forwarded, &has_info);
   if (rename->to.kind == FS_NODE_CUR)
     mail_change_old (store, rename->to.mailbox, message->uid);
-  g_autofree char *keywords = fs_names_set_forwarded (mail_store_keywords (store, message->keywords),
-                                                      forwarded);
-  mail_change_flags (store, rename->from.mailbox, message->uid, flags, keywords, fs_change_done, op);
+  g_autofree char *keywords = fs_names_set_forwarded (
+      mail_store_keywords (store, message->keywords), forwarded);
+  mail_change_flags (store, rename->from.mailbox, message->uid, flags, keywords, fs_change_done,
+                     op);
 }
 
 static void
@@ -133,8 +134,13 @@ rename_message (Rename *rename, FsOp *op)
   if (rename->target.staged != NULL)
     mail_staged_drop (rename->target.staged, fs_change_ignore, NULL);
   if (!same)
-    mail_change_move (store, rename->from.mailbox, uid, rename->to.mailbox, fs_area (rename->to.kind),
-                      kept_name (rename), replaces, fs_change_done, op);
+    {
+      mail_change_move (store, rename->from.mailbox, uid, rename->to.mailbox,
+                        fs_area (rename->to.kind), kept_name (rename), replaces, fs_change_done,
+                        op);
+      /* The kernel takes the old inode along to the new name; there it is another. */
+      fs_notify_entry (rename->server, rename->to.ino, rename->new_name);
+    }
   else if (fs_is_maildir (rename->server))
     rename_flags (rename, op);
   else
@@ -181,7 +187,7 @@ check_rename (Rename *rename, unsigned int flags)
   if (!info.may_write)
     return EACCES;
   if (rename->source.child != NULL)
-    return rename->to.kind != FS_NODE_MAILBOX ? EPERM
+    return rename->to.kind != FS_NODE_MAILBOX       ? EPERM
            : target && rename->target.child == NULL ? ENOTDIR
                                                     : 0;
   if (rename->target.child != NULL)
@@ -276,8 +282,9 @@ fs_rmdir (fuse_req_t req, fuse_ino_t parent, const char *name)
   g_auto (FsNode) dir = { 0 };
 
   fs_node_resolve (server, parent, &dir);
-  g_autoptr (MailMailbox) child
-      = dir.kind == FS_NODE_MAILBOX ? mail_mailbox_child (dir.mailbox, name) : NULL;
+  g_autoptr (MailMailbox) child = dir.kind == FS_NODE_MAILBOX
+                                      ? mail_mailbox_child (dir.mailbox, name)
+                                      : NULL;
   if (child != NULL)
     mail_change_rmdir (server->store, child, fs_change_done, fs_change_begin (req, parent, 0));
   /* cur, new and tmp come and go with their mailbox: `rm -r` removes them first. */
@@ -285,9 +292,7 @@ fs_rmdir (fuse_req_t req, fuse_ino_t parent, const char *name)
            && (strcmp (name, "cur") == 0 || strcmp (name, "new") == 0 || strcmp (name, "tmp") == 0))
     fuse_reply_err (req, fs_maildir_part_empty (server, dir.mailbox, name) ? 0 : ENOTEMPTY);
   else
-    fuse_reply_err (req, dir.kind == FS_NODE_STALE ? ESTALE
-                         : dir.mailbox == NULL     ? EPERM
-                                                   : ENOENT);
+    fuse_reply_err (req, dir.kind == FS_NODE_STALE ? ESTALE : dir.mailbox == NULL ? EPERM : ENOENT);
 }
 
 /* --- flags ----------------------------------------------------------------------------------- */
@@ -297,8 +302,10 @@ set_flags (fuse_req_t req, fuse_ino_t ino, const char *value, size_t size)
 {
   FsServer *server = fuse_req_userdata (req);
   g_autofree char *keywords = NULL;
+  g_autoptr (MailMailbox) message = NULL;
   g_autoptr (GError) error = NULL;
   guint8 flags;
+  guint32 uid;
   g_auto (FsNode) node = { 0 };
 
   fs_node_resolve (server, ino, &node);
@@ -310,6 +317,9 @@ set_flags (fuse_req_t req, fuse_ino_t ino, const char *value, size_t size)
     fuse_reply_err (req, mail_error_to_errno (error));
   else if (node.kind == FS_NODE_MESSAGE)
     mail_change_flags (server->store, node.mailbox, node.uid, flags, keywords, fs_change_done,
+                       fs_change_begin (req, 0, 0));
+  else if (fs_staged_message (server, node.staged, &message, &uid))
+    mail_change_flags (server->store, message, uid, flags, keywords, fs_change_done,
                        fs_change_begin (req, 0, 0));
   else
     {
@@ -323,9 +333,10 @@ fs_setxattr (fuse_req_t req, fuse_ino_t ino, const char *name, const char *value
              int flags)
 {
   if (strcmp (name, FLAGS) != 0)
-    fuse_reply_err (req, g_str_has_prefix (name, "user.imap.") || g_str_has_prefix (name, "user.mailfs.")
-                             ? EPERM
-                             : ENOTSUP);
+    fuse_reply_err (req,
+                    g_str_has_prefix (name, "user.imap.") || g_str_has_prefix (name, "user.mailfs.")
+                        ? EPERM
+                        : ENOTSUP);
   else if ((flags & XATTR_CREATE) != 0)
     fuse_reply_err (req, EEXIST); /* every message has its flags, if none are set */
   else

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Directories: look-up, opendir, readdir and readdirplus. A directory offset says by itself where to
- * go on (a child mailbox by id, a message by UID), so that a listing that takes long meets every
- * message that stays exactly once, whatever comes and goes meanwhile. FUSE threads and, after a wait,
- * the net thread.
+ * Directories: look-up, opendir, readdir and readdirplus. A directory offset says by itself where
+ * to go on (a child mailbox by id, a message by UID), so that a listing that takes long meets every
+ * message that stays exactly once, whatever comes and goes meanwhile. FUSE threads and, after a
+ * wait, the net thread.
  */
 #include "fs/private.h"
 
@@ -47,7 +47,7 @@ reply_mailbox (FsOp *op, MailMailbox *mailbox, FsNodeKind kind)
 
 gboolean
 fs_find_by_name (FsServer *server, MailMailbox *mailbox, FsNodeKind kind, const char *name,
-              MailMessage *message)
+                 MailMessage *message)
 {
   MailMailboxInfoNow info;
   guint32 uid, uidvalidity;
@@ -76,8 +76,8 @@ static gboolean
 try_staged (FsOp *op, const FsNode *dir)
 {
   FsServer *server = op->server;
-  g_autoptr (MailStaged) staged
-      = mail_stage_lookup (server->store, dir->mailbox, fs_area (dir->kind), op->name);
+  g_autoptr (MailStaged) staged = mail_stage_lookup (server->store, dir->mailbox,
+                                                     fs_area (dir->kind), op->name);
   struct fuse_entry_param entry = { 0 };
 
   if (staged == NULL)
@@ -251,7 +251,8 @@ fs_opendir (FsOp *op)
       return;
     }
   if (dir.kind == FS_NODE_MAILBOX
-      && !fs_op_check (op, mail_store_fresh_tree (server->store, fs_op_waiter (op), &error), &error))
+      && !fs_op_check (op, mail_store_fresh_tree (server->store, fs_op_waiter (op), &error),
+                       &error))
     return;
   if (dir.mailbox != NULL && lists_messages (server, &dir)
       && !fs_op_check (op, mail_mailbox_fresh (dir.mailbox, 0, fs_op_waiter (op), &error), &error))
@@ -269,9 +270,22 @@ fs_opendir (FsOp *op)
       g_hash_table_insert (server->seen_generation, &seen[1], seen);
     }
   *seen = generation;
+  op->fi.fh = ++server->next_stream;
   g_mutex_unlock (&server->lock);
   if (fs_op_take (op))
     fuse_reply_open (op->req, &op->fi);
+}
+
+void
+fs_releasedir (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+  FsServer *server = fuse_req_userdata (req);
+  guint64 stream = fi->fh;
+
+  g_mutex_lock (&server->lock);
+  g_hash_table_remove (server->streams, &stream);
+  g_mutex_unlock (&server->lock);
+  fuse_reply_err (req, 0);
 }
 
 /* --- readdir --------------------------------------------------------------------------------- */
@@ -319,9 +333,10 @@ add (Listing *listing, const char *name, const struct stat *st, gint64 offset)
 static gboolean
 add_dots (Listing *listing, const FsNode *dir)
 {
-  g_autoptr (MailMailbox) parent
-      = dir->kind == FS_NODE_MAILBOX ? mail_mailbox_parent (dir->mailbox)
-                                     : (dir->mailbox != NULL ? mail_mailbox_ref (dir->mailbox) : NULL);
+  g_autoptr (MailMailbox) parent = dir->kind == FS_NODE_MAILBOX
+                                       ? mail_mailbox_parent (dir->mailbox)
+                                       : (dir->mailbox != NULL ? mail_mailbox_ref (dir->mailbox)
+                                                               : NULL);
   struct stat st = { .st_mode = S_IFDIR, .st_ino = dir->ino };
 
   if (listing->op->offset < OFFSET_DOT && !add (listing, ".", &st, OFFSET_DOT))
@@ -366,6 +381,48 @@ add_children (Listing *listing, const FsNode *dir)
   return fits;
 }
 
+/* What a listing has shown as a staged file may be a message by the time it comes to those: names
+ * are remembered for as long as the directory is open. */
+static void
+note_staged (const FsOp *op, const char *name)
+{
+  FsServer *server = op->server;
+  guint64 stream = op->fi.fh;
+
+  g_mutex_lock (&server->lock);
+  GHashTable *names = g_hash_table_lookup (server->streams, &stream);
+  if (names == NULL)
+    {
+      names = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+      g_hash_table_insert (server->streams, g_memdup2 (&stream, sizeof stream), names);
+    }
+  g_hash_table_add (names, g_strdup (name));
+  g_mutex_unlock (&server->lock);
+}
+
+static gboolean
+was_staged (const FsOp *op, const char *name)
+{
+  FsServer *server = op->server;
+  guint64 stream = op->fi.fh;
+
+  g_mutex_lock (&server->lock);
+  GHashTable *names = g_hash_table_lookup (server->streams, &stream);
+  gboolean was = names != NULL && g_hash_table_contains (names, name);
+  g_mutex_unlock (&server->lock);
+  return was;
+}
+
+static void
+begin_stream (const FsOp *op)
+{
+  guint64 stream = op->fi.fh;
+
+  g_mutex_lock (&op->server->lock);
+  g_hash_table_remove (op->server->streams, &stream);
+  g_mutex_unlock (&op->server->lock);
+}
+
 static gboolean
 add_staged (Listing *listing, const FsNode *dir)
 {
@@ -384,6 +441,8 @@ add_staged (Listing *listing, const FsNode *dir)
       fs_stat_staged (server, staged, &st);
       id = (guint32)st.st_ino;
       fits = add_entry (listing, name, &st, OFFSET_STAGED | id, FALSE);
+      if (fits)
+        note_staged (listing->op, name);
       mail_staged_unref (staged);
     }
   return fits;
@@ -393,8 +452,8 @@ add_staged (Listing *listing, const FsNode *dir)
 static gboolean
 hidden_by_staged (FsServer *server, const FsNode *dir, const char *name)
 {
-  g_autoptr (MailStaged) staged
-      = mail_stage_lookup (server->store, dir->mailbox, fs_area (dir->kind), name);
+  g_autoptr (MailStaged) staged = mail_stage_lookup (server->store, dir->mailbox,
+                                                     fs_area (dir->kind), name);
 
   return staged != NULL;
 }
@@ -413,7 +472,8 @@ add_messages (Listing *listing, const FsNode *dir)
 
   mail_mailbox_info (dir->mailbox, &info);
   while (fits
-         && (n = mail_mailbox_next (dir->mailbox, uid, messages, names, G_N_ELEMENTS (messages))) > 0)
+         && (n = mail_mailbox_next (dir->mailbox, uid, messages, names, G_N_ELEMENTS (messages)))
+                > 0)
     for (guint i = 0; i < n; i++)
       {
         struct stat st;
@@ -421,11 +481,12 @@ add_messages (Listing *listing, const FsNode *dir)
         uid = messages[i].uid;
         if (fits && fs_dir_holds (dir->kind, server->config->layout, &messages[i]))
           {
-            g_autofree char *name
-                = fs_message_name (server, info.uidvalidity, &messages[i], names[i]);
+            g_autofree char *name = fs_message_name (server, info.uidvalidity, &messages[i],
+                                                     names[i]);
 
             fs_stat_message (server, dir->mailbox, content_id, &messages[i], &st);
-            if (!any_staged || !hidden_by_staged (server, dir, name))
+            if (!was_staged (listing->op, name)
+                && (!any_staged || !hidden_by_staged (server, dir, name)))
               fits = add_entry (listing, name, &st, OFFSET_MESSAGE | uid,
                                 !mail_message_size_is_absurd (&messages[i]));
           }
@@ -438,6 +499,8 @@ fill (Listing *listing, const FsNode *dir)
 {
   FsServer *server = listing->op->server;
 
+  if (listing->op->offset == 0)
+    begin_stream (listing->op);
   if (!add_dots (listing, dir) || dir->mailbox == NULL)
     return;
   if (dir->kind == FS_NODE_MAILBOX && fs_is_maildir (server)

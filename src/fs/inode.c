@@ -20,6 +20,37 @@ fs_node_clear (FsNode *node)
   g_clear_pointer (&node->staged, mail_staged_unref);
 }
 
+/* A message that was moved goes on under the inode by which the kernel knows it. */
+static void
+follow (FsServer *server, guint32 content_id, FsNode *node)
+{
+  MailMailbox *mailbox;
+  MailStaged *staged;
+  MailMessage message;
+  guint32 uid;
+
+  if (mail_mailbox_find (node->mailbox, node->uid, &message)
+      || !mail_store_follow (server->store, content_id, node->uid, &mailbox, &uid, &staged))
+    return;
+  g_clear_pointer (&node->mailbox, mail_mailbox_unref);
+  if (staged != NULL)
+    {
+      MailStagedInfo info;
+
+      mail_staged_info (staged, &info);
+      node->kind = FS_NODE_STAGED;
+      node->staged = staged;
+      node->ino = fs_ino_staged (info.id);
+      node->uid = 0;
+    }
+  else
+    {
+      node->mailbox = mailbox;
+      node->uid = uid;
+      node->ino = fs_ino_message (mail_mailbox_content_id (mailbox), uid);
+    }
+}
+
 void
 fs_node_resolve (FsServer *server, fuse_ino_t ino, FsNode *node)
 {
@@ -55,6 +86,8 @@ fs_node_resolve (FsServer *server, fuse_ino_t ino, FsNode *node)
   node->mailbox = mail_store_contents (server->store, high);
   node->uid = low;
   node->kind = node->mailbox != NULL ? FS_NODE_MESSAGE : FS_NODE_STALE;
+  if (node->kind == FS_NODE_MESSAGE)
+    follow (server, high, node);
 }
 
 fuse_ino_t
@@ -127,8 +160,8 @@ fs_stat_message (FsServer *server, MailMailbox *mailbox, guint32 content_id,
   st->st_ctim.tv_sec = mail_message_changed (message);
 
   /* Truncated and being written anew: it shows what will take its place. */
-  g_autoptr (MailStaged) replacement
-      = mail_stage_find_replacement (server->store, content_id, message->uid);
+  g_autoptr (MailStaged) replacement = mail_stage_find_replacement (server->store, content_id,
+                                                                    message->uid);
   if (replacement != NULL)
     {
       MailStagedInfo staged;
@@ -182,9 +215,9 @@ fs_message_name (FsServer *server, guint32 uidvalidity, const MailMessage *messa
 
   if (fs_is_maildir (server))
     {
-      g_autofree char *own
-          = fs_names_maildir (message->uid, uidvalidity, message->size, message->flags,
-                              mail_store_keywords (server->store, message->keywords));
+      g_autofree char *own = fs_names_maildir (
+          message->uid, uidvalidity, message->size, message->flags,
+          mail_store_keywords (server->store, message->keywords));
       gboolean is_new = fs_dir_holds (FS_NODE_NEW, MAIL_LAYOUT_MAILDIR, message);
 
       /* What stands in new has no info. */

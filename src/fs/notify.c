@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The notifier: one thread that tells the kernel what it must forget. The store reports changes from
- * any thread; they are queued here and told with no lock held and outside any request, because the
- * kernel may take a directory's lock while another request that holds it waits for us. The one
+ * The notifier: one thread that tells the kernel what it must forget. The store reports changes
+ * from any thread; they are queued here and told with no lock held and outside any request, because
+ * the kernel may take a directory's lock while another request that holds it waits for us. The one
  * exception is a corrected length: that must reach the kernel before the read that found it is
  * answered, and dropping attributes alone takes no lock.
  */
@@ -119,6 +119,12 @@ push (FsServer *server, fuse_ino_t ino, gboolean contents, const char *name)
   g_async_queue_push (server->notify->queue, notice);
 }
 
+void
+fs_notify_entry (FsServer *server, fuse_ino_t dir, const char *name)
+{
+  push (server, dir, FALSE, name);
+}
+
 static FsNodeKind
 dir_of (FsServer *server, const MailMessage *message)
 {
@@ -127,8 +133,8 @@ dir_of (FsServer *server, const MailMessage *message)
   return fs_dir_holds (FS_NODE_NEW, MAIL_LAYOUT_MAILDIR, message) ? FS_NODE_NEW : FS_NODE_CUR;
 }
 
-/* The kernel's listing of a directory is out of date, and the next opendir, which may come before the
- * notice, must not let it be kept. Told once until the kernel reads it again. */
+/* The kernel's listing of a directory is out of date, and the next opendir, which may come before
+ * the notice, must not let it be kept. Told once until the kernel reads it again. */
 static void
 drop_listing (FsServer *server, fuse_ino_t dir)
 {
@@ -152,8 +158,8 @@ message_changed (gpointer user_data, MailMailbox *mailbox, const MailMessage *ol
     return; /* the directory's own notice says enough */
   mail_mailbox_info (mailbox, &info);
   g_autofree char *name = fs_message_name (server, info.uidvalidity, old, given);
-  g_autofree char *name_now
-      = now != NULL ? fs_message_name (server, info.uidvalidity, now, given) : NULL;
+  g_autofree char *name_now = now != NULL ? fs_message_name (server, info.uidvalidity, now, given)
+                                          : NULL;
   fuse_ino_t dir = fs_ino_mailbox (mailbox, dir_of (server, old));
 
   if (now != NULL)
@@ -179,9 +185,10 @@ replaced (gpointer user_data, MailMailbox *mailbox, guint32 content_id, guint32 
   push (server, fs_ino_message (content_id, old->uid), TRUE, NULL);
 }
 
-/* A longer message: the kernel must drop the old length before the read that found it is answered. A
- * shorter one: the kernel takes the end from the short answer itself, but only while it has not been
- * told to drop its attributes since it asked; so that waits until the reads under way are answered. */
+/* A longer message: the kernel must drop the old length before the read that found it is answered.
+ * A shorter one: the kernel takes the end from the short answer itself, but only while it has not
+ * been told to drop its attributes since it asked; so that waits until the reads under way are
+ * answered. */
 static void
 size_known (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed, guint64 size)
 {

@@ -2,9 +2,9 @@
  *
  * The table of FUSE requests, a short function each. What may wait for the server becomes an FsOp.
  *
- * Messages are immutable, so with eol=crlf OPEN is answered ENOSYS: the kernel then never sends OPEN
- * or RELEASE again and keeps its page cache; reads come by inode. With eol=lf a message's length is
- * known only once it is here, so OPEN waits for that, and fstat after it is exact.
+ * Messages are immutable, so with eol=crlf OPEN is answered ENOSYS: the kernel then never sends
+ * OPEN or RELEASE again and keeps its page cache; reads come by inode. With eol=lf a message's
+ * length is known only once it is here, so OPEN waits for that, and fstat after it is exact.
  */
 #include "fs/private.h"
 
@@ -27,7 +27,8 @@ op_init (void *userdata, struct fuse_conn_info *conn)
 
   /* With OPEN answered ENOSYS the kernel would lose an O_TRUNC without a word. */
   conn->want &= ~(unsigned)FUSE_CAP_ATOMIC_O_TRUNC;
-  conn->want |= conn->capable & (FUSE_CAP_READDIRPLUS | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_ASYNC_READ);
+  conn->want |= conn->capable
+                & (FUSE_CAP_READDIRPLUS | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_ASYNC_READ);
   conn->want &= ~(unsigned)(FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_WRITEBACK_CACHE);
   conn->max_background = 64;
   conn->congestion_threshold = 48;
@@ -63,7 +64,8 @@ op_forget_multi (fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
   fuse_reply_none (req);
 }
 
-/* The inode of a message whose mailbox is not in memory needs the index first, perhaps the server. */
+/* The inode of a message whose mailbox is not in memory needs the index first, perhaps the server.
+ */
 static gboolean
 node_ready (FsOp *op, FsNode *node)
 {
@@ -102,8 +104,9 @@ op_getattr (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
   fs_op_start (req, attempt_getattr, ino, NULL, 0, 0, NULL);
 }
 
-/* Nothing there, where the kernel expects something: the message is shorter than the server claimed.
- * An empty answer would move the kernel's idea of the end to here and leave a gap of zeros before. */
+/* Nothing there, where the kernel expects something: the message is shorter than the server
+ * claimed. An empty answer would move the kernel's idea of the end to here and leave a gap of zeros
+ * before. */
 static void
 reply_bytes (FsOp *op, const char *buffer, gsize n)
 {
@@ -182,10 +185,10 @@ attempt_read (FsOp *op)
       return;
     }
   buffer = read_buffer (op->size);
-  g_autoptr (MailStaged) staged
-      = node.kind == FS_NODE_STAGED
-            ? mail_staged_ref (node.staged)
-            : mail_stage_find_replacement (server->store, (guint32)(op->ino >> 32), node.uid);
+  g_autoptr (MailStaged) staged = node.kind == FS_NODE_STAGED
+                                      ? mail_staged_ref (node.staged)
+                                      : mail_stage_find_replacement (
+                                          server->store, (guint32)(node.ino >> 32), node.uid);
   if (staged != NULL)
     read_staged (op, staged, buffer);
   else
@@ -273,8 +276,8 @@ attempt_statfs (FsOp *op)
   guint64 used = 0, limit = 0;
   GError *error = NULL;
 
-  if (!fs_op_check (op,
-                    mail_store_quota (op->server->store, &used, &limit, fs_op_waiter (op)), &error)
+  if (!fs_op_check (op, mail_store_quota (op->server->store, &used, &limit, fs_op_waiter (op)),
+                    &error)
       || !fs_op_take (op))
     return;
   /* Without a quota nobody knows how much fits: as much as anybody will want. */
@@ -353,6 +356,7 @@ const struct fuse_lowlevel_ops fs_ops = {
   .opendir = op_opendir,
   .readdir = op_readdir,
   .readdirplus = op_readdirplus,
+  .releasedir = fs_releasedir,
   .getxattr = op_getxattr,
   .listxattr = op_listxattr,
   .statfs = op_statfs,

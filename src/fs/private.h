@@ -53,6 +53,8 @@ struct FsServer
   GHashTable *snapshots;       /* inode -> Snapshot; under lock */
   guint64 next_snapshot;       /* under lock */
   GHashTable *staged_lookups;  /* stage id -> the kernel's lookup count; under lock */
+  GHashTable *streams; /* open directory -> GHashTable of staged names it has listed; under lock */
+  guint64 next_stream; /* under lock */
 };
 
 /* --- inode.c --------------------------------------------------------------------------------- */
@@ -81,6 +83,7 @@ typedef struct
   MailStaged *staged; /* a reference */
 } FsNode;
 
+/* Of a message that was moved: what it is now, node_out->ino that one's. */
 void fs_node_resolve (FsServer *server, fuse_ino_t ino, FsNode *node_out);
 void fs_node_clear (FsNode *node);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (FsNode, fs_node_clear)
@@ -155,6 +158,7 @@ gboolean fs_size_ready (FsOp *op, const FsNode *node);
 
 void fs_lookup (FsOp *op);
 void fs_opendir (FsOp *op);
+void fs_releasedir (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void fs_readdir (FsOp *op);
 /* The message a name stands for in a directory of this kind, as far as known. */
 gboolean fs_find_by_name (FsServer *server, MailMailbox *mailbox, FsNodeKind kind, const char *name,
@@ -171,6 +175,9 @@ void fs_staged_remember (FsServer *server, guint32 id); /* one lookup more */
 void fs_staged_forget (FsServer *server, fuse_ino_t ino, guint64 n_lookups);
 /* A name that stays local: temporary, or anything in tmp. */
 gboolean fs_is_local_name (const FsNode *dir, const char *name);
+/* The message a staged file has become: FALSE, or a reference and the UID. */
+gboolean fs_staged_message (FsServer *server, MailStaged *staged, MailMailbox **mailbox_out,
+                            guint32 *uid_out);
 void fs_staged_flags_from_name (MailStaged *staged, FsNodeKind kind, const char *name);
 void fs_create (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
                 struct fuse_file_info *fi);
@@ -226,6 +233,8 @@ void fs_snapshots_free (FsServer *server);
 /* --- notify.c -------------------------------------------------------------------------------- */
 
 FsNotify *fs_notify_new (FsServer *server);
+/* The kernel must look this name up anew. */
+void fs_notify_entry (FsServer *server, fuse_ino_t dir, const char *name);
 /* Told by the store. */
 extern const MailStoreEvents fs_notify_events;
 void fs_notify_free (FsNotify *notify); /* drops what is queued, joins the thread */

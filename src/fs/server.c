@@ -55,6 +55,8 @@ fs_server_new (const MailConfig *config, MailStore *store, GError **error)
   g_mutex_init (&server->lock);
   server->busy_dirs = g_hash_table_new (NULL, NULL);
   server->staged_lookups = g_hash_table_new (NULL, NULL);
+  server->streams = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free,
+                                           (GDestroyNotify)g_hash_table_unref);
   server->seen_generation = g_hash_table_new_full (g_int64_hash, g_int64_equal, NULL, g_free);
   server->session = make_session (server);
   if (server->session == NULL)
@@ -66,13 +68,22 @@ fs_server_new (const MailConfig *config, MailStore *store, GError **error)
   return server;
 }
 
-/* A daemon that was killed leaves a mount that answers nothing but ENOTCONN. */
-static void
-clear_dead_mount (const char *mountpoint)
+static gboolean
+is_dead (const char *path)
 {
   struct stat st;
 
-  if (stat (mountpoint, &st) == 0 || errno != ENOTCONN)
+  return stat (path, &st) != 0 && errno == ENOTCONN;
+}
+
+/* A daemon that was killed leaves a mount that answers nothing but ENOTCONN. The kernel may still
+ * know what stat of its root said, but not whether it holds a file that nobody ever asked for. */
+static void
+clear_dead_mount (const char *mountpoint)
+{
+  g_autofree char *unheard = g_strdup_printf ("%s/.mailfs-%d", mountpoint, (int)getpid ());
+
+  if (!is_dead (mountpoint) && !is_dead (unheard))
     return;
   const char *argv[] = { "fusermount3", "-u", "-z", mountpoint, NULL };
   if (g_spawn_sync (NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL, NULL,
@@ -157,6 +168,7 @@ fs_server_free (FsServer *server)
   fs_snapshots_free (server);
   g_clear_pointer (&server->busy_dirs, g_hash_table_unref);
   g_clear_pointer (&server->staged_lookups, g_hash_table_unref);
+  g_clear_pointer (&server->streams, g_hash_table_unref);
   g_clear_pointer (&server->seen_generation, g_hash_table_unref);
   g_mutex_clear (&server->lock);
   g_free (server);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * What users write: create, write, truncate, flush, fsync, copy_file_range. A file being written is a
- * MailStaged; it becomes a message when it is flushed under a final name. The kernel never tells us of
- * a RELEASE (see ops.c), so a staged file lives by its inode: lookups counted here, FLUSH commits,
- * FORGET ends it. FUSE threads; `done` functions run on the net thread or at once.
+ * What users write: create, write, truncate, flush, fsync, copy_file_range. A file being written is
+ * a MailStaged; it becomes a message when it is flushed under a final name. The kernel never tells
+ * us of a RELEASE (see ops.c), so a staged file lives by its inode: lookups counted here, FLUSH
+ * commits, FORGET ends it. FUSE threads; `done` functions run on the net thread or at once.
  */
 #include "fs/private.h"
 
@@ -33,8 +33,8 @@ fs_staged_forget (FsServer *server, fuse_ino_t ino, guint64 n_lookups)
   if (ino >> 32 != FS_INO_STAGED)
     return;
   g_mutex_lock (&server->lock);
-  guint64 count
-      = GPOINTER_TO_UINT (g_hash_table_lookup (server->staged_lookups, GUINT_TO_POINTER (id)));
+  guint64 count = GPOINTER_TO_UINT (
+      g_hash_table_lookup (server->staged_lookups, GUINT_TO_POINTER (id)));
   last = count <= n_lookups;
   if (last)
     g_hash_table_remove (server->staged_lookups, GUINT_TO_POINTER (id));
@@ -86,6 +86,20 @@ staged_of (FsServer *server, const FsNode *node)
   if (node->kind == FS_NODE_MESSAGE)
     return mail_stage_find_replacement (server->store, (guint32)(node->ino >> 32), node->uid);
   return NULL;
+}
+
+gboolean
+fs_staged_message (FsServer *server, MailStaged *staged, MailMailbox **mailbox_out,
+                   guint32 *uid_out)
+{
+  MailStagedInfo info;
+
+  mail_staged_info (staged, &info);
+  *uid_out = info.uid;
+  *mailbox_out = info.state == MAIL_STAGED_DONE
+                     ? mail_store_contents (server->store, info.content_id)
+                     : NULL;
+  return *mailbox_out != NULL;
 }
 
 /* --- create and write ------------------------------------------------------------------------ */
@@ -143,9 +157,8 @@ fs_create (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
       fuse_reply_err (req, refused);
       return;
     }
-  g_autoptr (MailStaged) staged
-      = mail_stage_create (server->store, dir.mailbox, fs_area (dir.kind), name,
-                           fs_is_local_name (&dir, name), &error);
+  g_autoptr (MailStaged) staged = mail_stage_create (server->store, dir.mailbox, fs_area (dir.kind),
+                                                     name, fs_is_local_name (&dir, name), &error);
   if (staged == NULL)
     {
       fuse_reply_err (req, mail_error_to_errno (error));
@@ -248,6 +261,15 @@ fs_setattr (fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 
 /* --- flush and fsync ------------------------------------------------------------------------- */
 
+static gboolean
+is_failed (MailStaged *staged)
+{
+  MailStagedInfo info;
+
+  mail_staged_info (staged, &info);
+  return info.state == MAIL_STAGED_FAILED;
+}
+
 static void
 commit (fuse_req_t req, fuse_ino_t ino, gboolean wait)
 {
@@ -256,7 +278,11 @@ commit (fuse_req_t req, fuse_ino_t ino, gboolean wait)
 
   fs_node_resolve (server, ino, &node);
   g_autoptr (MailStaged) staged = staged_of (server, &node);
-  if (staged != NULL)
+  /* Whoever wrote what was refused has been told; readers of .mailfs/failed close without an error.
+   */
+  if (staged != NULL && !wait && is_failed (staged))
+    fuse_reply_err (req, 0);
+  else if (staged != NULL)
     mail_staged_commit (staged, wait, fs_change_done, fs_change_begin (req, 0, 0));
   else if (wait && node.mailbox != NULL)
     mail_store_drain (server->store, node.mailbox, fs_change_done, fs_change_begin (req, 0, 0));

@@ -20,9 +20,8 @@ internaldate (const MailMessage *message)
 
   if (gmtime_r (&seconds, &tm) == NULL)
     return NULL;
-  return g_strdup_printf ("%02d-%.3s-%04d %02d:%02d:%02d +0000", tm.tm_mday,
-                          months + 3 * tm.tm_mon, tm.tm_year + 1900, tm.tm_hour, tm.tm_min,
-                          tm.tm_sec);
+  return g_strdup_printf ("%02d-%.3s-%04d %02d:%02d:%02d +0000", tm.tm_mday, months + 3 * tm.tm_mon,
+                          tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec);
 }
 
 /* The value, or NULL: there is no such attribute. */
@@ -75,10 +74,20 @@ mailbox_value (const FsNode *node, const char *name)
 }
 
 static char *
-staged_value (FsServer *server, MailStaged *staged, const char *name)
+staged_value (FsServer *server, const FsNode *node, const char *name)
 {
+  MailStaged *staged = node->staged;
   MailStagedInfo info;
+  MailMessage message;
+  FsNode done = { .kind = FS_NODE_MESSAGE };
+  g_autoptr (MailMailbox) mailbox = NULL;
 
+  if (fs_staged_message (server, staged, &mailbox, &done.uid)
+      && mail_mailbox_find_gone (mailbox, done.uid, &message))
+    {
+      done.mailbox = mailbox;
+      return message_value (server, &done, &message, name);
+    }
   mail_staged_info (staged, &info);
   if (strcmp (name, FLAGS) == 0)
     return fs_names_flags_text (info.flags, mail_store_keywords (server->store, info.keywords));
@@ -115,7 +124,7 @@ fs_getxattr (FsOp *op)
   if (node.kind == FS_NODE_MESSAGE && mail_mailbox_find_gone (node.mailbox, node.uid, &message))
     value = message_value (op->server, &node, &message, op->name);
   else if (node.kind == FS_NODE_STAGED)
-    value = staged_value (op->server, node.staged, op->name);
+    value = staged_value (op->server, &node, op->name);
   else if (node.kind == FS_NODE_MAILBOX)
     value = mailbox_value (&node, op->name);
   if (value == NULL)

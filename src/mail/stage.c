@@ -406,6 +406,55 @@ mail_stage_next_failed (MailStore *store, guint32 id)
   return found (store->changes, next);
 }
 
+/* What stands in the target of the move that this message is on. */
+static MailStaged *
+find_moving (MailChanges *changes, guint32 content_id, guint32 uid)
+{
+  MailStaged *moving = NULL;
+  GHashTableIter iter;
+  gpointer value;
+
+  g_mutex_lock (&changes->lock);
+  g_hash_table_iter_init (&iter, changes->staged);
+  while (moving == NULL && g_hash_table_iter_next (&iter, NULL, &value))
+    {
+      MailStaged *staged = value;
+
+      if (staged->placeholder && staged->state == MAIL_STAGED_QUEUED
+          && staged->source_content == content_id && staged->source_uid == uid)
+        moving = staged;
+    }
+  return found (changes, moving);
+}
+
+gboolean
+mail_store_follow (MailStore *store, guint32 content_id, guint32 uid, MailMailbox **mailbox_out,
+                   guint32 *uid_out, MailStaged **staged_out)
+{
+  MailMessage message;
+
+  *mailbox_out = NULL;
+  *staged_out = NULL;
+  *uid_out = uid;
+  /* Moved on several times: the last place counts. */
+  for (guint i = 0; i < 8; i++)
+    {
+      MailMailbox *next = mail_changes_moved (store, content_id, uid_out);
+
+      if (next == NULL)
+        break;
+      g_clear_pointer (mailbox_out, mail_mailbox_unref);
+      *mailbox_out = next;
+      content_id = mail_mailbox_content_id (next);
+      if (mail_mailbox_find (next, *uid_out, &message))
+        return TRUE;
+    }
+  *staged_out = find_moving (store->changes, content_id, *uid_out);
+  if (*staged_out != NULL)
+    g_clear_pointer (mailbox_out, mail_mailbox_unref);
+  return *mailbox_out != NULL || *staged_out != NULL;
+}
+
 void
 mail_staged_info (MailStaged *staged, MailStagedInfo *info_out)
 {

@@ -88,7 +88,8 @@ arrive (MailBatch *batch, MailChange *change, guint32 uidvalidity, guint32 uid)
     }
   g_autoptr (MailStaged) staged = change->staged != NULL ? mail_staged_ref (change->staged) : NULL;
   guint32 new_content = mail_mailbox_content_id (target);
-  if (mail_effect_uidvalidity (target) == uidvalidity)
+  guint32 known = mail_effect_uidvalidity (target);
+  if (known == uidvalidity || known == 0) /* it was never listed, or was made for this */
     {
       if (is_copy (batch))
         mail_cache_copy (store->cache, change->content_id, change->uid, new_content, uid);
