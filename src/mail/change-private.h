@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the files behind mailfs/change.h share: staged files (stage.c, spool.c), pending changes and
- * who sends them when (queue.c), what each kind says to the server (append.c, transfer.c, alter.c),
- * how doubt is resolved (resolve.c), mailboxes (folder.c), what readers see meanwhile (effect.c,
- * pending.c), and the start after a crash (recover.c). Nobody else includes this.
+ * What the files behind mailfs/change.h share: staged files (stage.c, stage-write.c, commit.c,
+ * spool.c), pending changes and who sends them when (queue.c, batch.c, drain.c), what each kind
+ * says to the server (append.c, transfer.c, alter.c), how doubt is resolved (resolve.c), mailboxes
+ * (folder.c), what readers see meanwhile (effect.c, pending.c), and the start after a crash
+ * (recover.c). Nobody else includes this.
  *
  * Lock order: store->tree_lock, mailbox->lock, changes->lock, the journal's. No lock is held while
  * a backend, an event or a done is called.
@@ -133,7 +134,7 @@ struct MailChanges
   gboolean urgent;                       /* somebody waits: try now, whatever the back-off says */
   gint64 good_at;     /* monotonic µs: last answer or acknowledgement without an error */
   gboolean server_ok; /* the last answer came */
-  GSource *kick; /* the dispatcher is about to run */
+  GSource *kick;      /* the dispatcher is about to run */
 
   /* Net thread. */
   GPtrArray *running; /* of MailBatch */
@@ -215,6 +216,31 @@ void mail_changes_withdraw_locked (MailChanges *changes, MailChange *change, con
 void mail_changes_check_drains (MailChanges *changes); /* net thread */
 GError *mail_changes_take_deferred (MailChanges *changes, MailMailbox *mailbox);
 
+/* --- drain.c -----------------------------------------------------------------------------------
+ */
+
+/* Who waits for a change, and what he is to be told. */
+typedef struct
+{
+  GArray *waiters;
+  GError *error;
+} MailOutcome;
+MailOutcome *mail_change_take_waiters (MailChange *change, const GError *error);
+void mail_outcome_tell (const MailOutcome *outcome); /* no lock held */
+void mail_outcome_free (gpointer outcome);
+/* Runs on the net thread, never before this returns; a reference. */
+GSource *
+mail_changes_idle (MailChanges *changes, GSourceFunc func, gpointer data, GDestroyNotify notify);
+void mail_changes_defer (MailChanges *changes, MailMailbox *mailbox, const GError *error);
+void mail_changes_fail_drains (MailChanges *changes, const GError *error);
+const char *mail_change_verb (const MailChange *change);
+
+/* --- batch.c -----------------------------------------------------------------------------------
+ */
+
+/* Whoever waits is told. What is known not to have happened is taken back; what may have happened
+ * stays in the queue until it is known. */
+void mail_changes_give_up_waiting (MailChanges *changes, const GError *error);
 /* What became of an item; net thread. fail: refused for good, undone. retry: it stays queued. */
 void mail_batch_succeed (MailBatch *batch, MailChange *change);
 void mail_batch_fail (MailBatch *batch, MailChange *change, const GError *error);
@@ -228,7 +254,6 @@ gboolean mail_batch_journal (MailBatch *batch, GError **error);
 /* All items were refused together: one alone is to blame for itself, of several smaller batches
  * tell which. */
 void mail_batch_refused (MailBatch *batch, const GError *error);
-gboolean mail_batch_is_running (MailBatch *batch, MailMailbox *mailbox);
 
 /* --- what the kinds say to the server; net thread -----------------------------------------------
  */

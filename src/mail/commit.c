@@ -389,7 +389,7 @@ mail_staged_drop (MailStaged *staged, MailDoneFunc done, gpointer user_data)
 {
   MailChanges *changes = staged->changes;
   g_autoptr (MailMailbox) mailbox = mail_staged_mailbox (staged);
-  g_autoptr (MailStaged) kept = mail_staged_ref (staged);
+  g_autoptr (MailStaged) kept G_GNUC_UNUSED = mail_staged_ref (staged);
   gboolean under_way = FALSE;
 
   g_mutex_lock (&changes->lock);
@@ -428,7 +428,7 @@ void
 mail_staged_forget (MailStaged *staged)
 {
   MailChanges *changes = staged->changes;
-  g_autoptr (MailStaged) kept = mail_staged_ref (staged);
+  g_autoptr (MailStaged) kept G_GNUC_UNUSED = mail_staged_ref (staged);
   gboolean commit = FALSE, empty = FALSE;
 
   g_mutex_lock (&changes->lock);
