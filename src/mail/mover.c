@@ -4,10 +4,10 @@
  * it in a thread (that is where the disk is waited for), and only then remove it from the server.
  * Then a pause, in which the maildrop is free for others, and the next round.
  *
- * A message is removed only if its bytes have been compared with what is kept since the server
- * began to list it in this run. So neither a crash in between, nor a server that calls another
- * message by an id it has used before, can cost a message: that one is told apart by its bytes, and
- * the older one of the name steps aside.
+ * A message is removed only if its bytes were compared with what is kept just before. So neither a
+ * crash in between, nor a server that calls another message by an id it has used before, can cost a
+ * message: that one is told apart by its bytes, and the older one of the name steps aside. For the
+ * same reason one that is listed again after its removal is fetched again.
  */
 #include "mail/mover.h"
 
@@ -27,7 +27,6 @@
 /* What the last listing showed and what we did about it. */
 typedef struct
 {
-  gboolean same;    /* its bytes were compared with the kept ones */
   gboolean removed; /* the server said that it removed it */
   guint n_removals;
 } State;
@@ -340,7 +339,6 @@ finish_item (Round *round, Item *item)
   State *state = get_state (mover, id);
   if (item->good && !round->pin && state != NULL)
     {
-      state->same = TRUE;
       g_ptr_array_add (round->remove, g_strdup (id));
       mail_uid_set_add (round->uids, item->uid, item->uid);
     }
@@ -617,19 +615,12 @@ add_listed (Round *round, const char *id, guint64 *bytes)
 
   if (state == NULL || state->removed || !find_listed (round->mailbox, id, &message))
     return TRUE;
-  if (state->same && mail_keep_has (round->keep, id))
+  if (state->n_removals >= REMOVALS_MAX)
     {
-      if (state->n_removals < REMOVALS_MAX)
-        {
-          g_ptr_array_add (round->remove, g_strdup (id));
-          mail_uid_set_add (round->uids, message.uid, message.uid);
-        }
-      else if (!mover->told_refusal)
-        {
-          mail_log_warning ("the server does not remove messages although it says so; they are "
-                            "stored here all the same");
-          mover->told_refusal = TRUE;
-        }
+      if (!mover->told_refusal)
+        mail_log_warning ("the server does not remove messages although it says so; they are "
+                          "stored here all the same");
+      mover->told_refusal = TRUE;
       return TRUE;
     }
   *bytes += message.size;

@@ -24,7 +24,7 @@ def refused(work, dovecot, user, source, word, **options):
 
 
 @pytest.mark.main
-@pytest.mark.parametrize("scheme", ["imap", "imaps"])
+@pytest.mark.parametrize("scheme", ["imap", "imaps", "pop", "pops"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_good(mount, dovecot, user, scheme, host):
     daemon = mount(url(dovecot, user, scheme, host), tls_ca=dovecot.certs.ca)
@@ -32,7 +32,7 @@ def test_good(mount, dovecot, user, scheme, host):
     assert re.search(rf"user=<{user}>.*TLS", dovecot.log())
 
 
-@pytest.mark.parametrize("scheme", ["imap", "imaps"])
+@pytest.mark.parametrize("scheme", ["imap", "imaps", "pop", "pops"])
 @pytest.mark.parametrize("host, word", [
     ("127.0.0.2", "not for 127"),
     ("127.0.0.3", "expired"),
@@ -43,14 +43,14 @@ def test_bad_certificates(work, dovecot, user, scheme, host, word):
     refused(work, dovecot, user, url(dovecot, user, scheme, host), word)
 
 
-@pytest.mark.parametrize("scheme", ["imap", "imaps"])
+@pytest.mark.parametrize("scheme", ["imap", "imaps", "pop", "pops"])
 def test_unknown_authority(work, dovecot, user, scheme):
     """The system's store does not know our authority."""
     refused(work, dovecot, user, url(dovecot, user, scheme, "127.0.0.1"), "certificate|issuer|trust",
             tls_ca=None)
 
 
-@pytest.mark.parametrize("scheme", ["imap", "imaps"])
+@pytest.mark.parametrize("scheme", ["imap", "imaps", "pop", "pops"])
 def test_pin(mount, work, dovecot, user, scheme):
     good = dovecot.certs.pin("good")
     daemon = mount(url(dovecot, user, scheme, "127.0.0.1"), tls_ca=dovecot.certs.ca, tls_pin=good)

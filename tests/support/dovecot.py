@@ -108,6 +108,9 @@ plugin {{
 protocol imap {{
   mail_plugins = {imap_plugins}
 }}
+protocol pop3 {{
+  pop3_lock_session = {pop3_lock}
+}}
 """
 
 
@@ -142,7 +145,8 @@ def end_with_parent():
 
 
 class Dovecot:
-    def __init__(self, directory, quota=None, acl=False, list_index=True, certs=None, name="mailfs"):
+    def __init__(self, directory, quota=None, acl=False, list_index=True, certs=None, name="mailfs",
+                 pop3_lock=False):
         self.dir = pathlib.Path(directory)
         self.dir.mkdir(parents=True, exist_ok=True)
         self.dir.chmod(0o755)
@@ -165,7 +169,7 @@ class Dovecot:
         self.config.write_text(CONFIG.format(
             dir=self.dir, name=name, listen=", ".join(ADDRESSES), certs=self.certs.dir, locals=local,
             password=PASSWORD, uid=self.owner[0], gid=self.owner[1], quota=quota or "0",
-            list_index="yes" if list_index else "no",
+            list_index="yes" if list_index else "no", pop3_lock="yes" if pop3_lock else "no",
             internal="dovecot" if root else me.pw_name, login="dovenull" if root else me.pw_name,
             internal_group="dovecot" if root else grp.getgrgid(me.pw_gid).gr_name, chroot="" if root else "  chroot =\n",
             plugins=" ".join(plugins), imap_plugins=" ".join(imap_plugins), imap=self.imap,
