@@ -3,7 +3,7 @@
  * The scan detector. `grep -r`, `rsync`, `tar` and `cat *` walk a mailbox in UID order, because
  * names, readdir order and inodes sort alike. Once two messages in a row have been asked for, what
  * follows is fetched ahead in few large requests, the next one queued while one arrives, in a
- * window that doubles up to a byte budget. A walk that stops costs at most its window. Several
+ * window that grows up to a byte budget. A walk that stops costs at most its window. Several
  * walkers are told apart by mailbox and place.
  *
  * A walk in another order (by date, or by names that are digests) shows as misses here and there in
@@ -17,8 +17,9 @@
 #define SKIP_MAX 32u /* messages a walker may leave out (cached ones, names that do not match) */
 #define SKIP_FIRST 4u
 #define LOOK_MAX 2048u /* messages looked at for one request */
-#define WINDOW_MIN (128 * G_GUINT64_CONSTANT (1024))
+#define WINDOW_MIN (256 * G_GUINT64_CONSTANT (1024))
 #define WINDOW_MAX (16 * G_GUINT64_CONSTANT (1024) * 1024)
+#define WINDOW_GROWTH 4u /* a scan of thousands should not spend its first second growing */
 #define HEAD_MAX (32 * G_GUINT64_CONSTANT (1024)) /* who reads no further wants only the start */
 #define N_ROAMS 4u
 #define ROAM_AFTER 4u                     /* misses here and there */
@@ -27,8 +28,9 @@
  * are digests of the server's ids, who walks by name is seen here, and wants all. */
 #define ROAM_SHARE 16u
 #define ROAM_SHARE_DIGESTS 64u
-#define WHOLE_MAX (4 * G_GUINT64_CONSTANT (1024) * 1024) /* larger ones are read on by themselves  \
-                                                          */
+#define WHOLE_MAX                                                                                  \
+  (4 * G_GUINT64_CONSTANT (1024) * 1024) /* larger ones are read on by themselves                  \
+                                          */
 
 typedef struct
 {
@@ -241,7 +243,8 @@ roam (MailReadahead *readahead, Roam *roam, guint32 uid, guint64 size, guint64 w
       || (roam->marker != 0
           && mail_fetches_busy (readahead->store->fetches, roam->scan.content_id, roam->marker)))
     return FALSE;
-  roam->scan.window = CLAMP (roam->scan.window * 2, WINDOW_MIN, MAX (window_max, WINDOW_MIN));
+  roam->scan.window = CLAMP (roam->scan.window * WINDOW_GROWTH, WINDOW_MIN,
+                             MAX (window_max, WINDOW_MIN));
   return TRUE;
 }
 
@@ -265,7 +268,7 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
   gboolean active = scan->window > 0 && scan->ahead >= uid;
   if (scan->run >= 2 && (missed || active) && scan->ahead_bytes <= scan->window / 2)
     {
-      scan->window = CLAMP (scan->window * 2, WINDOW_MIN, MAX (window_max, WINDOW_MIN));
+      scan->window = CLAMP (scan->window * WINDOW_GROWTH, WINDOW_MIN, MAX (window_max, WINDOW_MIN));
       parts = g_array_new (FALSE, FALSE, sizeof (MailFetchPart));
       choose (readahead, scan, mailbox, scan->window - scan->ahead_bytes, parts);
     }
