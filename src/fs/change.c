@@ -105,9 +105,9 @@ kept_name (const Rename *rename)
   return base;
 }
 
-/* Maildir: a new name is new flags; new to cur without any is only seen-by-a-reader. */
+/* Maildir: a new name is new flags. */
 static void
-rename_flags (Rename *rename, FsOp *op)
+flag_by_name (Rename *rename, MailDoneFunc done, gpointer user_data)
 {
   MailStore *store = rename->server->store;
   const MailMessage *message = &rename->source.message;
@@ -115,12 +115,21 @@ rename_flags (Rename *rename, FsOp *op)
   gboolean forwarded = FALSE, has_info = FALSE;
 
   fs_names_parse_maildir_info (rename->new_name, &flags, &forwarded, &has_info);
-  if (rename->to.kind == FS_NODE_CUR)
-    mail_change_old (store, rename->to.mailbox, message->uid);
   g_autofree char *keywords = fs_names_set_forwarded (
       mail_store_keywords (store, message->keywords), forwarded);
-  mail_change_flags (store, rename->from.mailbox, message->uid, flags, keywords, fs_change_done,
-                     op);
+  mail_change_flags (store, rename->from.mailbox, message->uid, flags, keywords, done, user_data);
+}
+
+/* Whether this is what the message is called by its UID. */
+static gboolean
+is_uid_name (const Rename *rename, const char *name)
+{
+  guint32 uid, uidvalidity;
+  MailMailboxInfoNow info;
+
+  mail_mailbox_info (rename->to.mailbox, &info);
+  return fs_names_parse_message (name, &uid, &uidvalidity) && uidvalidity == info.uidvalidity
+         && uid == rename->source.message.uid;
 }
 
 static void
@@ -135,6 +144,8 @@ rename_message (Rename *rename, FsOp *op)
     mail_staged_drop (rename->target.staged, fs_change_ignore, NULL);
   if (!same)
     {
+      if (fs_is_maildir (rename->server) && rename->to.kind == FS_NODE_CUR)
+        flag_by_name (rename, fs_change_ignore, NULL);
       mail_change_move (store, rename->from.mailbox, uid, rename->to.mailbox,
                         fs_area (rename->to.kind), kept_name (rename), replaces, fs_change_done,
                         op);
@@ -142,10 +153,19 @@ rename_message (Rename *rename, FsOp *op)
       fs_notify_entry (rename->server, rename->to.ino, rename->new_name);
     }
   else if (fs_is_maildir (rename->server))
-    rename_flags (rename, op);
+    {
+      /* From new to cur without a flag: it was seen by a reader, which only we know. */
+      if (rename->to.kind == FS_NODE_CUR)
+        mail_change_old (store, rename->to.mailbox, uid);
+      flag_by_name (rename, fs_change_done, op);
+    }
   else
     {
-      mail_change_name (store, rename->to.mailbox, uid, rename->new_name);
+      gboolean home = is_uid_name (rename, rename->new_name);
+
+      mail_change_name (store, rename->to.mailbox, uid, home ? NULL : rename->new_name);
+      if (home || is_uid_name (rename, rename->name))
+        fs_vacate_name (rename->server, rename->to.mailbox, uid, !home);
       if (replaces != 0 && replaces != uid)
         mail_change_remove (store, rename->to.mailbox, replaces, fs_change_done, op);
       else

@@ -45,6 +45,30 @@ reply_mailbox (FsOp *op, MailMailbox *mailbox, FsNodeKind kind)
   fs_reply_entry (op, &st, FS_TIMEOUT);
 }
 
+void
+fs_vacate_name (FsServer *server, MailMailbox *mailbox, guint32 uid, gboolean vacated)
+{
+  guint64 ino = fs_ino_message (mail_mailbox_content_id (mailbox), uid);
+
+  g_mutex_lock (&server->lock);
+  if (vacated)
+    g_hash_table_add (server->vacated, g_memdup2 (&ino, sizeof ino));
+  else
+    g_hash_table_remove (server->vacated, &ino);
+  g_mutex_unlock (&server->lock);
+}
+
+static gboolean
+has_vacated (FsServer *server, MailMailbox *mailbox, guint32 uid)
+{
+  guint64 ino = fs_ino_message (mail_mailbox_content_id (mailbox), uid);
+
+  g_mutex_lock (&server->lock);
+  gboolean has = g_hash_table_contains (server->vacated, &ino);
+  g_mutex_unlock (&server->lock);
+  return has;
+}
+
 gboolean
 fs_find_by_name (FsServer *server, MailMailbox *mailbox, FsNodeKind kind, const char *name,
                  MailMessage *message)
@@ -68,7 +92,7 @@ fs_find_by_name (FsServer *server, MailMailbox *mailbox, FsNodeKind kind, const 
   if (uid != 0 && mail_mailbox_find (mailbox, uid, message))
     return TRUE;
   return fs_names_parse_message (name, &uid, &uidvalidity) && uidvalidity == info.uidvalidity
-         && mail_mailbox_find (mailbox, uid, message);
+         && mail_mailbox_find (mailbox, uid, message) && !has_vacated (server, mailbox, uid);
 }
 
 /* What is being written hides a message of the same name, which it is about to replace. */
@@ -261,7 +285,7 @@ fs_opendir (FsOp *op)
   guint64 generation = dir_generation (&dir);
   g_mutex_lock (&server->lock);
   guint64 *seen = g_hash_table_lookup (server->seen_generation, &op->ino);
-  op->fi.cache_readdir = 1;
+  op->fi.cache_readdir = dir.mailbox != NULL; /* what .mailfs lists is another thing each time */
   op->fi.keep_cache = seen != NULL && *seen == generation;
   if (seen == NULL)
     {

@@ -20,7 +20,8 @@ fs_node_clear (FsNode *node)
   g_clear_pointer (&node->staged, mail_staged_unref);
 }
 
-/* A message that was moved goes on under the inode by which the kernel knows it. */
+/* A message that was moved, or truncated and written anew, goes on under the inode by which the
+ * kernel knows it. */
 static void
 follow (FsServer *server, guint32 content_id, FsNode *node)
 {
@@ -29,8 +30,12 @@ follow (FsServer *server, guint32 content_id, FsNode *node)
   MailMessage message;
   guint32 uid;
 
-  if (mail_mailbox_find (node->mailbox, node->uid, &message)
-      || !mail_store_follow (server->store, content_id, node->uid, &mailbox, &uid, &staged))
+  if (mail_mailbox_find (node->mailbox, node->uid, &message))
+    return;
+  mailbox = NULL;
+  staged = mail_stage_find_replacement (server->store, content_id, node->uid);
+  if (staged == NULL
+      && !mail_store_follow (server->store, content_id, node->uid, &mailbox, &uid, &staged))
     return;
   g_clear_pointer (&node->mailbox, mail_mailbox_unref);
   if (staged != NULL)

@@ -63,8 +63,8 @@ put_off (GQueue *later, Notice *notice, gint64 delay)
 }
 
 /* The next notice that is due. To drop an entry the kernel takes the directory's lock, and nothing
- * wakes us from waiting for it, not even SIGKILL: then the mount would hang for ever with the request
- * that holds it. So while such a request waits for the server, the notice waits too. */
+ * wakes us from waiting for it, not even SIGKILL: then the mount would hang for ever with the
+ * request that holds it. So while such a request waits for the server, the notice waits too. */
 static Notice *
 next_notice (FsNotify *notify, GQueue *later)
 {
@@ -146,6 +146,20 @@ drop_listing (FsServer *server, fuse_ino_t dir)
 }
 
 /* With layout=maildir a change of flags is a change of names. */
+void
+fs_notify_message (FsServer *server, MailMailbox *mailbox, guint32 uid)
+{
+  g_autofree char *given = mail_mailbox_name_of (mailbox, uid);
+  MailMailboxInfoNow info;
+  MailMessage message;
+
+  if (!mail_mailbox_find_gone (mailbox, uid, &message))
+    return;
+  mail_mailbox_info (mailbox, &info);
+  g_autofree char *name = fs_message_name (server, info.uidvalidity, &message, given);
+  push (server, fs_ino_mailbox (mailbox, dir_of (server, &message)), FALSE, name);
+}
+
 static void
 message_changed (gpointer user_data, MailMailbox *mailbox, const MailMessage *old,
                  const MailMessage *now, const char *given)
@@ -155,7 +169,13 @@ message_changed (gpointer user_data, MailMailbox *mailbox, const MailMessage *ol
   MailMailboxInfoNow info;
 
   if (old == NULL)
-    return; /* the directory's own notice says enough */
+    {
+      /* The directory's own notice says enough, but for a name that was another file's before: what
+       * was being written, or the message in whose place it was. */
+      if (now != NULL && given != NULL)
+        push (server, fs_ino_mailbox (mailbox, dir_of (server, now)), FALSE, given);
+      return;
+    }
   mail_mailbox_info (mailbox, &info);
   g_autofree char *name = fs_message_name (server, info.uidvalidity, old, given);
   g_autofree char *name_now = now != NULL ? fs_message_name (server, info.uidvalidity, now, given)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Operations that may wait. The first attempt, on the FUSE thread, only tries, so that what the index
- * or the cache can answer costs nothing extra. When it cannot, the request gets an interrupt function
- * and is attempted again with leave to park; then the thread is free. Each request is answered
- * exactly once, by whoever wins fs_op_take: the attempt, an error, or a signal.
+ * Operations that may wait. The first attempt, on the FUSE thread, only tries, so that what the
+ * index or the cache can answer costs nothing extra. When it cannot, the request gets an interrupt
+ * function and is attempted again with leave to park; then the thread is free. Each request is
+ * answered exactly once, by whoever wins fs_op_take: the attempt, an error, or a signal.
  */
 #include "fs/private.h"
 
@@ -83,9 +83,9 @@ fs_op_fail (FsOp *op, int error_number)
     fuse_reply_err (op->req, error_number);
 }
 
-/* libfuse holds the request's lock here, so this must not clear the interrupt function itself. On the
- * way of a FUSE_INTERRUPT it also holds a reference, so the reply may come from here; when it calls us
- * while the function is being set, because the signal came earlier, it does not. */
+/* libfuse holds the request's lock here, so this must not clear the interrupt function itself. On
+ * the way of a FUSE_INTERRUPT it also holds a reference, so the reply may come from here; when it
+ * calls us while the function is being set, because the signal came earlier, it does not. */
 static void
 interrupted (fuse_req_t req, void *data)
 {

@@ -55,6 +55,7 @@ struct FsServer
   GHashTable *staged_lookups;  /* stage id -> the kernel's lookup count; under lock */
   GHashTable *streams; /* open directory -> GHashTable of staged names it has listed; under lock */
   guint64 next_stream; /* under lock */
+  GHashTable *vacated; /* inodes (gint64) of messages that left their UID name; under lock */
 };
 
 /* --- inode.c --------------------------------------------------------------------------------- */
@@ -163,6 +164,10 @@ void fs_readdir (FsOp *op);
 /* The message a name stands for in a directory of this kind, as far as known. */
 gboolean fs_find_by_name (FsServer *server, MailMailbox *mailbox, FsNodeKind kind, const char *name,
                           MailMessage *message_out);
+/* A message that somebody renamed to or from the name of its UID. The UID's name stays good for who
+ * moved the message in or has mounted anew, but to the one who renames a file away (an editor that
+ * makes a backup) the old name must be free. */
+void fs_vacate_name (FsServer *server, MailMailbox *mailbox, guint32 uid, gboolean vacated);
 /* Whether cur, new or tmp of this mailbox holds nothing. */
 gboolean fs_maildir_part_empty (FsServer *server, MailMailbox *mailbox, const char *name);
 
@@ -235,6 +240,8 @@ void fs_snapshots_free (FsServer *server);
 FsNotify *fs_notify_new (FsServer *server);
 /* The kernel must look this name up anew. */
 void fs_notify_entry (FsServer *server, fuse_ino_t dir, const char *name);
+/* The same for the name of a message. */
+void fs_notify_message (FsServer *server, MailMailbox *mailbox, guint32 uid);
 /* Told by the store. */
 extern const MailStoreEvents fs_notify_events;
 void fs_notify_free (FsNotify *notify); /* drops what is queued, joins the thread */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * .mailfs: not listed in the root, readable by name: status, failed, queue. The kernel keeps the pages of a file it has
- * read, and may not send OPEN at all; so each look-up of `status` gets a file of its own with a new
- * inode and what there was to say at that moment.
+ * .mailfs: not listed in the root, readable by name: status, failed, queue. The kernel keeps the
+ * pages of a file it has read, and may not send OPEN at all; so each look-up of `status` gets a
+ * file of its own with a new inode and what there was to say at that moment.
  */
 #include "fs/private.h"
 
@@ -37,8 +37,7 @@ fs_snapshot_new (FsServer *server, char *text)
   g_mutex_lock (&server->lock);
   if (server->snapshots == NULL)
     {
-      server->snapshots
-          = g_hash_table_new_full (g_int64_hash, g_int64_equal, NULL, snapshot_free);
+      server->snapshots = g_hash_table_new_full (g_int64_hash, g_int64_equal, NULL, snapshot_free);
       server->next_snapshot = FS_INO_SNAPSHOT_FIRST;
     }
   snapshot->ino = server->next_snapshot++;
@@ -176,8 +175,7 @@ lookup_queue (FsOp *op)
       if (strcmp (name, op->name) != 0)
         continue;
       fs_snapshot_stat (
-          op->server,
-          fs_snapshot_new (op->server, g_strconcat (lines->pdata[i], "\n", NULL)), &st);
+          op->server, fs_snapshot_new (op->server, g_strconcat (lines->pdata[i], "\n", NULL)), &st);
       fs_reply_entry (op, &st, 0);
       return;
     }

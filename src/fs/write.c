@@ -31,7 +31,15 @@ fs_staged_forget (FsServer *server, fuse_ino_t ino, guint64 n_lookups)
   gboolean last = FALSE;
 
   if (ino >> 32 != FS_INO_STAGED)
-    return;
+    {
+      /* Of a message that was written anew. The kernel forgets an inode all at once. */
+      g_autoptr (MailStaged) replacement = mail_stage_find_replacement (server->store,
+                                                                        (guint32)(ino >> 32), id);
+
+      if (replacement != NULL)
+        mail_staged_forget (replacement);
+      return;
+    }
   g_mutex_lock (&server->lock);
   guint64 count = GPOINTER_TO_UINT (
       g_hash_table_lookup (server->staged_lookups, GUINT_TO_POINTER (id)));
@@ -270,6 +278,15 @@ is_failed (MailStaged *staged)
   return info.state == MAIL_STAGED_FAILED;
 }
 
+static gboolean
+is_empty (MailStaged *staged)
+{
+  MailStagedInfo info;
+
+  mail_staged_info (staged, &info);
+  return info.state == MAIL_STAGED_LOCAL && info.size == 0;
+}
+
 static void
 commit (fuse_req_t req, fuse_ino_t ino, gboolean wait)
 {
@@ -278,6 +295,10 @@ commit (fuse_req_t req, fuse_ino_t ino, gboolean wait)
 
   fs_node_resolve (server, ino, &node);
   g_autoptr (MailStaged) staged = staged_of (server, &node);
+  /* Truncated, and nothing written so far: should nobody have it open any more, the kernel forgets
+   * it on this notice, and the message is as it was. */
+  if (staged != NULL && node.kind == FS_NODE_MESSAGE && is_empty (staged))
+    fs_notify_message (server, node.mailbox, node.uid);
   /* Whoever wrote what was refused has been told; readers of .mailfs/failed close without an error.
    */
   if (staged != NULL && !wait && is_failed (staged))

@@ -16,10 +16,17 @@ FEW = 60  # commands; one round trip each would be hundreds
 
 
 @pytest.fixture
-def make(mount, dovecot, user, work):
-    """An account at the end of a long line, whose folders have so many messages."""
-    wires = []
+def wires():
+    """Lines that are taken down after the mounts that use them."""
+    made = []
+    yield made
+    for wire in made:
+        wire.stop()
 
+
+@pytest.fixture
+def make(wires, mount, dovecot, user, work):
+    """An account at the end of a long line, whose folders have so many messages."""
     def build(fill, ms=MS, **options):
         for path, n in fill.items():
             folder = path.split("/") if path != "INBOX" else ()
@@ -32,9 +39,7 @@ def make(mount, dovecot, user, work):
             wait_for("listed", lambda path=path, n=n: len(os.listdir(account.mnt / path)) >= n)
         return account
 
-    yield build
-    for wire in wires:
-        wire.stop()
+    return build
 
 
 class Count:
