@@ -38,6 +38,11 @@ typedef struct
   char *(*mailbox_part) (const char *text, gboolean raw);
   char *(*parse_mailbox_part) (const char *name, GError **error);
   char *(*remote_name) (const char *remote_id);
+  /* What a message goes on being called that was written or moved here under this file name. NULL:
+   * just that. */
+  char *(*message_name) (const char *name);
+  /* A staged file's area whose files a mail reader knows already (MAIL_LOCAL_OLD); 0: none. */
+  guint old_area;
 } MailNaming;
 
 /* What the kernel must be told. Net thread, or a thread that calls into the store; no locks held.

@@ -86,25 +86,6 @@ typedef struct
   Target source, target;
 } Rename;
 
-/* The name to remember in the target: none where it is what the message is called anyway. */
-static const char *
-kept_name (const Rename *rename)
-{
-  static __thread char base[FS_NAMES_MAX + 1];
-  guint32 uid, uidvalidity;
-  guint8 flags;
-  gboolean forwarded, has_info;
-
-  if (!fs_is_maildir (rename->server))
-    return rename->new_name;
-  if (fs_names_parse_maildir (rename->new_name, &uid, &uidvalidity, &flags, &forwarded, &has_info))
-    return NULL;
-  g_strlcpy (base, rename->new_name, sizeof base);
-  if (strstr (base, ":2,") != NULL)
-    *strstr (base, ":2,") = '\0';
-  return base;
-}
-
 /* Maildir: a new name is new flags. */
 static void
 flag_by_name (Rename *rename, MailDoneFunc done, gpointer user_data)
@@ -124,12 +105,33 @@ flag_by_name (Rename *rename, MailDoneFunc done, gpointer user_data)
 static gboolean
 is_uid_name (const Rename *rename, const char *name)
 {
-  guint32 uid, uidvalidity;
+  guint32 uid = 0, uidvalidity = 0;
   MailMailboxInfoNow info;
 
   mail_mailbox_info (rename->to.mailbox, &info);
-  return fs_names_parse_message (name, &uid, &uidvalidity) && uidvalidity == info.uidvalidity
-         && uid == rename->source.message.uid;
+  if (fs_is_maildir (rename->server))
+    fs_names_parse_maildir (name, &uid, &uidvalidity, NULL, NULL, NULL);
+  else
+    fs_names_parse_message (name, &uid, &uidvalidity);
+  return uidvalidity == info.uidvalidity && uid == rename->source.message.uid;
+}
+
+static void
+rename_here (Rename *rename)
+{
+  MailMailbox *mailbox = rename->to.mailbox;
+  guint32 uid = rename->source.message.uid;
+  gboolean home = is_uid_name (rename, rename->new_name);
+  g_autofree char *base = fs_is_maildir (rename->server) ? fs_names_maildir_base (rename->new_name)
+                                                         : g_strdup (rename->new_name);
+  g_autofree char *old = fs_is_maildir (rename->server) ? fs_names_maildir_base (rename->name)
+                                                        : g_strdup (rename->name);
+
+  if (strcmp (base, old) == 0)
+    return;
+  mail_change_name (rename->server->store, mailbox, uid, home ? NULL : base);
+  if (home || is_uid_name (rename, rename->name))
+    fs_vacate_name (rename->server, mailbox, uid, !home);
 }
 
 static void
@@ -138,39 +140,33 @@ rename_message (Rename *rename, FsOp *op)
   MailStore *store = rename->server->store;
   guint32 uid = rename->source.message.uid;
   guint32 replaces = rename->target.is_message ? rename->target.message.uid : 0;
-  gboolean same = mail_mailbox_id (rename->from.mailbox) == mail_mailbox_id (rename->to.mailbox);
+  gboolean maildir = fs_is_maildir (rename->server);
 
   if (rename->target.staged != NULL)
     mail_staged_drop (rename->target.staged, fs_change_ignore, NULL);
-  if (!same)
+  if (mail_mailbox_id (rename->from.mailbox) != mail_mailbox_id (rename->to.mailbox))
     {
-      if (fs_is_maildir (rename->server) && rename->to.kind == FS_NODE_CUR)
+      if (maildir && rename->to.kind == FS_NODE_CUR)
         flag_by_name (rename, fs_change_ignore, NULL);
       mail_change_move (store, rename->from.mailbox, uid, rename->to.mailbox,
-                        fs_area (rename->to.kind), kept_name (rename), replaces, fs_change_done,
-                        op);
+                        fs_area (rename->to.kind), rename->new_name, replaces, fs_change_done, op);
       /* The kernel takes the old inode along to the new name; there it is another. */
       fs_notify_entry (rename->server, rename->to.ino, rename->new_name);
+      return;
     }
-  else if (fs_is_maildir (rename->server))
+  rename_here (rename);
+  if (replaces != 0 && replaces != uid)
+    mail_change_remove (store, rename->to.mailbox, replaces,
+                        maildir ? fs_change_ignore : fs_change_done, maildir ? NULL : op);
+  if (maildir)
     {
       /* From new to cur without a flag: it was seen by a reader, which only we know. */
       if (rename->to.kind == FS_NODE_CUR)
         mail_change_old (store, rename->to.mailbox, uid);
       flag_by_name (rename, fs_change_done, op);
     }
-  else
-    {
-      gboolean home = is_uid_name (rename, rename->new_name);
-
-      mail_change_name (store, rename->to.mailbox, uid, home ? NULL : rename->new_name);
-      if (home || is_uid_name (rename, rename->name))
-        fs_vacate_name (rename->server, rename->to.mailbox, uid, !home);
-      if (replaces != 0 && replaces != uid)
-        mail_change_remove (store, rename->to.mailbox, replaces, fs_change_done, op);
-      else
-        fs_change_done (NULL, op);
-    }
+  else if (replaces == 0 || replaces == uid)
+    fs_change_done (NULL, op);
 }
 
 static void

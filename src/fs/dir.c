@@ -81,11 +81,19 @@ fs_find_by_name (FsServer *server, MailMailbox *mailbox, FsNodeKind kind, const 
   mail_mailbox_info (mailbox, &info);
   if (fs_is_maildir (server))
     {
-      if (!fs_names_parse_maildir (name, &uid, &uidvalidity, &flags, &forwarded, &has_info)
-          || uidvalidity != info.uidvalidity || !mail_mailbox_find (mailbox, uid, message)
+      g_autofree char *base = fs_names_maildir_base (name);
+
+      uid = mail_mailbox_uid_of_name (mailbox, base);
+      gboolean given = uid != 0;
+      if (!given
+          && (!fs_names_parse_maildir (name, &uid, &uidvalidity, &flags, &forwarded, &has_info)
+              || uidvalidity != info.uidvalidity || has_vacated (server, mailbox, uid)))
+        return FALSE;
+      if (!mail_mailbox_find (mailbox, uid, message)
           || !fs_dir_holds (kind, MAIL_LAYOUT_MAILDIR, message))
         return FALSE;
-      g_autofree char *now = fs_message_name (server, uidvalidity, message, NULL);
+      g_autofree char *now = fs_message_name (server, info.uidvalidity, message,
+                                              given ? base : NULL);
       return strcmp (now, name) == 0;
     }
   uid = mail_mailbox_uid_of_name (mailbox, name);

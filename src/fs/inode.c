@@ -224,10 +224,21 @@ fs_message_name (FsServer *server, guint32 uidvalidity, const MailMessage *messa
           message->uid, uidvalidity, message->size, message->flags,
           mail_store_keywords (server->store, message->keywords));
       gboolean is_new = fs_dir_holds (FS_NODE_NEW, MAIL_LAYOUT_MAILDIR, message);
+      const char *info = strchr (own, ':');
 
+      /* POP3: it is the store that names messages, by their UIDL, which says nothing here. */
+      if (given != NULL && info != NULL && server->config->scheme != MAIL_SCHEME_POP
+          && server->config->scheme != MAIL_SCHEME_POPS
+          && strlen (given) + strlen (info) <= FS_NAMES_MAX)
+        {
+          char *named = g_strconcat (given, info, NULL);
+
+          g_free (own);
+          own = named;
+        }
       /* What stands in new has no info. */
-      if (is_new && strchr (own, ':') != NULL)
-        *strchr (own, ':') = '\0';
+      if (is_new && strrchr (own, ':') != NULL)
+        *strrchr (own, ':') = '\0';
       return g_steal_pointer (&own);
     }
   if (given != NULL)
@@ -290,8 +301,9 @@ remote_name (const char *remote_id)
 const MailNaming *
 fs_naming (MailLayout layout)
 {
-  static const MailNaming flat = { flat_part, parse_flat_part, remote_name };
-  static const MailNaming maildir = { maildir_part, parse_maildir_part, remote_name };
+  static const MailNaming flat = { flat_part, parse_flat_part, remote_name, NULL, 0 };
+  static const MailNaming maildir = { maildir_part, parse_maildir_part, remote_name,
+                                      fs_names_maildir_base, FS_NODE_CUR - FS_NODE_MAILBOX };
 
   return layout == MAIL_LAYOUT_MAILDIR ? &maildir : &flat;
 }

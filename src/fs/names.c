@@ -279,6 +279,14 @@ fs_names_maildir (guint32 uid, guint32 uidvalidity, guint64 size, guint8 flags,
   return g_strdup_printf ("%010u.%u,S=%" G_GUINT64_FORMAT ":2,%s", uid, uidvalidity, size, letters);
 }
 
+char *
+fs_names_maildir_base (const char *name)
+{
+  const char *info = strstr (name, ":2,");
+
+  return info != NULL && info != name ? g_strndup (name, info - name) : g_strdup (name);
+}
+
 void
 fs_names_parse_maildir_info (const char *name, guint8 *flags_out, gboolean *forwarded_out,
                              gboolean *has_info_out)

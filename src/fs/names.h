@@ -44,6 +44,8 @@ char *fs_names_maildir (guint32 uid, guint32 uidvalidity, guint64 size, guint8 f
 gboolean
 fs_names_parse_maildir (const char *name, guint32 *uid_out, guint32 *uidvalidity_out,
                         guint8 *flags_out, gboolean *forwarded_out, gboolean *has_info_out);
+/* A name without its info: what a message keeps when its flags change. The caller's. */
+char *fs_names_maildir_base (const char *name);
 /* The same for the info alone, of a name that somebody gave ("1699.M5P3.host:2,S"). */
 void fs_names_parse_maildir_info (const char *name, guint8 *flags_out, gboolean *forwarded_out,
                                   gboolean *has_info_out);

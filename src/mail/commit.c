@@ -537,7 +537,10 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
   gboolean dropped = staged->dropped;
   gboolean elsewhere = !dropped && staged->mailbox != mailbox;
   gboolean dirty = staged->dirty;
-  g_autofree char *name = g_strdup (staged->name);
+  gboolean old = staged->area != 0 && staged->area == changes->store->naming.old_area;
+  g_autofree char *name = staged->name != NULL && changes->store->naming.message_name != NULL
+                              ? changes->store->naming.message_name (staged->name)
+                              : g_strdup (staged->name);
   g_mutex_unlock (&changes->lock);
 
   if (dropped || elsewhere)
@@ -563,6 +566,8 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
     }
   if (!mail_effect_insert (mailbox, uidvalidity, message, name, staged))
     return FALSE;
+  if (old)
+    mail_effect_old (mailbox, mail_mailbox_content_id (mailbox), message->uid);
   if (dirty)
     become_next (staged);
   else

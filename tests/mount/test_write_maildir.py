@@ -233,3 +233,30 @@ def test_rsync_in(account, work):
         [(900_000_000 + i, {"\\Flagged", "\\Seen"} if i % 2 else set()) for i in range(20)]
     assert subprocess.run(["find", str(account.mnt / "Archive" / "tmp"), "-type", "f"],
                           capture_output=True, timeout=20).stdout == b""
+
+
+def test_names_are_kept(account):
+    """The part before the colon is the deliverer's, whatever the flags become, also after a remount."""
+    base = "1700000000.M1P2.host"
+    for sub, info in (("new", ""), ("cur", ":2,S"), ("cur", ":2,")):
+        name = f"{base}{len(info)}{info}"
+        (account.tmp / name).write_bytes(mail(f"kept{len(info)}"))
+        os.rename(account.tmp / name, account.inbox / sub / name)
+        os.utime(account.inbox / sub / name)  # as mutt does
+        assert name in os.listdir(account.inbox / sub)
+    account.sync(account.cur)
+    account.sync(account.new)
+    os.rename(account.new / f"{base}0", account.cur / f"{base}0:2,FS")
+    assert find(account, "kept0") == account.cur / f"{base}0:2,FS"
+    path = find(account, "m3")
+    os.rename(path, account.mnt / "Archive" / "cur" / path.name)
+    os.rename(find(account, "m1"), account.cur / "own.name:2,RS")
+    account.sync(account.cur)
+    want = {f"{base}0:2,FS", f"{base}4:2,S", f"{base}3:2,", "own.name:2,RS"}
+    assert want < set(os.listdir(account.cur))
+    account.daemon.stop()
+    account.daemon.start()
+    assert want < set(os.listdir(account.cur))
+    assert os.listdir(account.mnt / "Archive" / "cur") == [path.name]
+    assert (account.cur / "own.name:2,RS").read_bytes() == mail("m1")
+    assert account.see()[2].flags == {"\\Answered", "\\Seen"}
