@@ -22,6 +22,9 @@
  * as ±FLAGS. MAIL_ERROR_UNSUPPORTED: the mailbox cannot keep one of them (PERMANENTFLAGS). */
 void mail_change_flags (MailStore *store, MailMailbox *mailbox, guint32 uid, guint8 flags,
                         const char *keywords, MailDoneFunc done, gpointer user_data);
+/* An account without MAIL_CAP_FLAGS: what a Maildir reader marks is kept here only, at once. */
+void mail_change_marks (MailStore *store, MailMailbox *mailbox, guint32 uid, guint8 flags,
+                        const char *keywords);
 /* Names are ours alone and stay local. NULL: back to the UID name. At once. */
 void mail_change_name (MailStore *store, MailMailbox *mailbox, guint32 uid, const char *name);
 /* A Maildir reader moved it from new to cur without setting a flag. Local, at once. */

@@ -98,7 +98,15 @@ flag_by_name (Rename *rename, MailDoneFunc done, gpointer user_data)
   fs_names_parse_maildir_info (rename->new_name, &flags, &forwarded, &has_info);
   g_autofree char *keywords = fs_names_set_forwarded (
       mail_store_keywords (store, message->keywords), forwarded);
-  mail_change_flags (store, rename->from.mailbox, message->uid, flags, keywords, done, user_data);
+  guint caps = mail_store_caps (store);
+  if (caps == 0 || (caps & MAIL_CAP_FLAGS) != 0)
+    {
+      mail_change_flags (store, rename->from.mailbox, message->uid, flags, keywords, done,
+                         user_data);
+      return;
+    }
+  mail_change_marks (store, rename->from.mailbox, message->uid, flags, keywords);
+  done (NULL, user_data);
 }
 
 /* Whether this is what the message is called by its UID. */

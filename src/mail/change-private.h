@@ -318,6 +318,9 @@ void mail_effect_unhide (MailMailbox *mailbox, guint32 content_id, guint32 uid, 
 gboolean mail_effect_flags (MailMailbox *mailbox, guint32 content_id, guint32 uid);
 void mail_effect_name (MailMailbox *mailbox, guint32 content_id, guint32 uid, const char *name);
 void mail_effect_old (MailMailbox *mailbox, guint32 content_id, guint32 uid);
+/* Flags that no server knows of. */
+void mail_effect_marks (MailMailbox *mailbox, guint32 content_id, guint32 uid, guint8 flags,
+                        guint32 keywords);
 /* A message the server told us it has now: listed, named, and in the same step `staged` (or NULL)
  * is DONE. FALSE: the mailbox is not in memory or is another by now, it must be looked at first. */
 gboolean mail_effect_insert (MailMailbox *mailbox, guint32 uidvalidity, const MailMessage *message,
@@ -369,6 +372,7 @@ guint64 mail_staged_key (guint32 content_id, guint32 uid);
  * meanwhile is made to happen. FALSE: the mailbox must be looked at first. Net thread. */
 gboolean mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidity,
                              const MailMessage *message);
+void mail_staged_unsent (MailStaged *staged);
 /* As settle, for a message that cannot be listed now. */
 void mail_staged_settle_unseen (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidity,
                                 guint32 uid);

@@ -289,6 +289,14 @@ mail_change_name (MailStore *store, MailMailbox *mailbox, guint32 uid, const cha
 }
 
 void
+mail_change_marks (MailStore *store, MailMailbox *mailbox, guint32 uid, guint8 flags,
+                   const char *keywords)
+{
+  mail_effect_marks (mailbox, mail_mailbox_content_id (mailbox), uid, flags,
+                     mail_index_keywords_id (store->index, keywords));
+}
+
+void
 mail_change_old (MailStore *store, MailMailbox *mailbox, guint32 uid)
 {
   mail_effect_old (mailbox, mail_mailbox_content_id (mailbox), uid);

@@ -293,6 +293,32 @@ mail_effect_old (MailMailbox *mailbox, guint32 content_id, guint32 uid)
   tell (&step, TRUE);
 }
 
+void
+mail_effect_marks (MailMailbox *mailbox, guint32 content_id, guint32 uid, guint8 flags,
+                   guint32 keywords)
+{
+  Step step = { .mailbox = mailbox, .content_id = content_id };
+
+  g_mutex_lock (&mailbox->lock);
+  MailMessage *message = get_locked (mailbox, content_id, uid);
+  if (message != NULL && (message->flags != flags || message->keywords != keywords))
+    {
+      step.old = *message;
+      message->flags = flags;
+      message->keywords = keywords;
+      message->changed = changed_now ();
+      step.now = *message;
+      step.has_old = step.has_now = TRUE;
+      step.name = g_strdup (mail_mailbox_name_locked (mailbox, uid));
+      mailbox->generation++;
+    }
+  g_mutex_unlock (&mailbox->lock);
+  if (!step.has_now)
+    return;
+  put_message (&step);
+  tell (&step, TRUE);
+}
+
 /* --- arrivals ------------------------------------------------------------------------------------
  */
 

@@ -9,9 +9,8 @@
  * message: that one is told apart by its bytes, and the older one of the name steps aside. For the
  * same reason one that is listed again after its removal is fetched again.
  */
-#include "mail/mover.h"
+#include "mail/mover-private.h"
 
-#include "mail/keep.h"
 #include "mailfs/log.h"
 
 #include <string.h>
@@ -20,67 +19,6 @@
 #define ROUND_BYTES (64 * G_GUINT64_CONSTANT (1024) * 1024)
 #define PAUSE_MS 1000
 #define REMOVALS_MAX 3u /* told so often, a server will not remove it */
-/* A session may be so much older than the listing made from it. */
-#define SESSION_SLACK (3 * G_TIME_SPAN_SECOND)
-#define FETCHED_MAX 4096u
-
-/* What the last listing showed and what we did about it. */
-typedef struct
-{
-  gboolean removed; /* the server said that it removed it */
-  guint n_removals;
-} State;
-
-/* A message that was sent to us whole since the last listings. */
-typedef struct
-{
-  gint64 at; /* monotonic µs */
-  guint32 uid;
-} Fetched;
-
-typedef struct
-{
-  guint32 uid;
-  MailKeepDraft *draft;
-  MailKeepDraft *aside; /* the other message that is kept under this id, under another */
-  gboolean compare;     /* the id is kept: these bytes are only looked at */
-  gboolean whole;       /* all of it came */
-  gboolean good;        /* what the server has is kept */
-  gboolean damaged;     /* what is kept is not what it was */
-} Item;
-
-typedef struct
-{
-  MailFetchSink sink;
-  MailMover *mover; /* NULL: it is gone */
-  MailStore *store;
-  MailKeep *keep;
-  MailMailbox *mailbox;
-  char *name;
-  guint32 content_id, uidvalidity;
-  GArray *items;     /* of Item, by uid */
-  GPtrArray *remove; /* ids */
-  MailUidSet *uids;  /* of remove */
-  gboolean pin;      /* from the cache, and nothing is removed */
-} Round;
-
-struct MailMover
-{
-  MailStore *store;
-  MailMailbox *mailbox; /* the one there is, once known */
-  GHashTable *states;   /* id -> State: what the last listing showed; NULL before the first */
-  GPtrArray *todo;      /* ids of the last listing in its order, or NULL */
-  guint next;           /* in todo */
-  gboolean running;     /* a round, or the pause before one */
-  GSource *pause;
-  GThread *thread;     /* settles a round */
-  Round *round;        /* which it works on */
-  GHashTable *fetched; /* id -> Fetched */
-  GHashTable *pinned;  /* id -> uid: hidden by the server, not kept yet */
-  gboolean told_refusal, told_failure;
-};
-
-static void next_round (MailMover *mover);
 
 /* --- rounds --------------------------------------------------------------------------------------
  */
@@ -88,21 +26,21 @@ static void next_round (MailMover *mover);
 static void
 item_clear (gpointer data)
 {
-  g_clear_pointer (&((Item *)data)->draft, mail_keep_draft_free);
-  g_clear_pointer (&((Item *)data)->aside, mail_keep_draft_free);
+  g_clear_pointer (&((MailMoverItem *)data)->draft, mail_keep_draft_free);
+  g_clear_pointer (&((MailMoverItem *)data)->aside, mail_keep_draft_free);
 }
 
-static Round *
+static MailMoverRound *
 round_new (MailMover *mover)
 {
   MailStore *store = mover->store;
-  Round *round = g_new0 (Round, 1);
+  MailMoverRound *round = g_new0 (MailMoverRound, 1);
 
   round->mover = mover;
   round->store = store;
   round->keep = store->keep;
   round->mailbox = mail_mailbox_ref (mover->mailbox);
-  round->items = g_array_new (FALSE, FALSE, sizeof (Item));
+  round->items = g_array_new (FALSE, FALSE, sizeof (MailMoverItem));
   g_array_set_clear_func (round->items, item_clear);
   round->remove = g_ptr_array_new_with_free_func (g_free);
   round->uids = mail_uid_set_new ();
@@ -118,15 +56,15 @@ round_new (MailMover *mover)
 
 /* Nothing of it belongs to the store any more. */
 static void
-round_clear (Round *round)
+round_clear (MailMoverRound *round)
 {
   g_array_set_size (round->items, 0);
   g_clear_pointer (&round->mailbox, mail_mailbox_unref);
   round->mover = NULL;
 }
 
-static void
-round_free (Round *round)
+void
+mail_mover_round_free (MailMoverRound *round)
 {
   round_clear (round);
   g_array_unref (round->items);
@@ -142,7 +80,7 @@ on_pause_over (gpointer data)
   MailMover *mover = data;
 
   g_clear_pointer (&mover->pause, g_source_unref);
-  next_round (mover);
+  mail_mover_next_round (mover);
   return G_SOURCE_REMOVE;
 }
 
@@ -153,12 +91,6 @@ pause_then_go_on (MailMover *mover)
   mover->pause = g_timeout_source_new (PAUSE_MS);
   g_source_set_callback (mover->pause, on_pause_over, mover, NULL);
   g_source_attach (mover->pause, mover->store->net);
-}
-
-static State *
-get_state (MailMover *mover, const char *id)
-{
-  return mover->states != NULL ? g_hash_table_lookup (mover->states, id) : NULL;
 }
 
 /* The message called id, if it is listed and nobody has removed it. */
@@ -190,13 +122,13 @@ look_again (MailMailbox *mailbox)
 static void
 removed (const GError *error, gpointer data)
 {
-  Round *round = data;
+  MailMoverRound *round = data;
   MailMover *mover = round->mover;
 
   mail_failpoint ("keep-removed");
   for (guint i = 0; error == NULL && i < round->remove->len; i++)
     {
-      State *state = get_state (mover, round->remove->pdata[i]);
+      MailMoverState *state = mail_mover_state (mover, round->remove->pdata[i]);
 
       mail_keep_set_only_here (round->keep, round->remove->pdata[i]);
       if (state != NULL)
@@ -211,7 +143,7 @@ removed (const GError *error, gpointer data)
         look_again (round->mailbox);
       g_clear_pointer (&mover->todo, g_ptr_array_unref);
     }
-  round_free (round);
+  mail_mover_round_free (round);
   if (mover->store->stopping)
     mover->running = FALSE;
   else
@@ -219,7 +151,7 @@ removed (const GError *error, gpointer data)
 }
 
 static void
-remove_from_server (Round *round)
+remove_from_server (MailMoverRound *round)
 {
   MailMover *mover = round->mover;
   MailBackend *backend = mover->store->backend;
@@ -228,7 +160,7 @@ remove_from_server (Round *round)
     {
       gboolean more = mover->todo != NULL && mover->next < mover->todo->len;
 
-      round_free (round);
+      mail_mover_round_free (round);
       mover->running = FALSE;
       if (more && !mover->store->stopping)
         {
@@ -238,7 +170,7 @@ remove_from_server (Round *round)
       return;
     }
   for (guint i = 0; i < round->remove->len; i++)
-    get_state (mover, round->remove->pdata[i])->n_removals++;
+    mail_mover_state (mover, round->remove->pdata[i])->n_removals++;
   mail_log_info ("removing %u messages from the server, which are stored here", round->remove->len);
   g_ptr_array_add (round->remove, NULL);
   g_ptr_array_set_size (round->remove, (gint)round->remove->len - 1); /* NULL-terminated */
@@ -247,12 +179,11 @@ remove_from_server (Round *round)
                         (const char *const *)round->remove->pdata, removed, round);
 }
 
-/* --- a round is on the disk
- * ------------------------------------------------------------------------ */
+/* --- a round is on the disk ---------------------------------------------------------------- */
 
 /* Another message has this id now: the kept one goes on under another name. */
 static void
-step_aside (Round *round, Item *item)
+step_aside (MailMoverRound *round, MailMoverItem *item)
 {
   MailMailbox *mailbox = round->mailbox;
   MailStore *store = mailbox->store;
@@ -291,7 +222,7 @@ step_aside (Round *round, Item *item)
 
 /* A draft is on the disk: unless the user has removed the message meanwhile, it is kept. */
 static void
-adopt (Round *round, Item *item)
+adopt (MailMoverRound *round, MailMoverItem *item)
 {
   MailMessage message;
 
@@ -308,7 +239,7 @@ adopt (Round *round, Item *item)
 
 /* TRUE: the listing no longer says what there is. */
 static gboolean
-finish_item (Round *round, Item *item)
+finish_item (MailMoverRound *round, MailMoverItem *item)
 {
   MailMover *mover = round->mover;
   const char *id = mail_keep_draft_kept (item->draft)->id;
@@ -336,7 +267,7 @@ finish_item (Round *round, Item *item)
     }
   if (!item->compare)
     adopt (round, item);
-  State *state = get_state (mover, id);
+  MailMoverState *state = mail_mover_state (mover, id);
   if (item->good && !round->pin && state != NULL)
     {
       g_ptr_array_add (round->remove, g_strdup (id));
@@ -345,152 +276,39 @@ finish_item (Round *round, Item *item)
   return FALSE;
 }
 
-/* From the thread back to the mover, which may be gone by then. */
-typedef struct
+void
+mail_mover_settled (MailMoverRound *round)
 {
-  Round *round;
-} Message;
-
-static void
-message_free (gpointer data)
-{
-  g_clear_pointer (&((Message *)data)->round, round_free);
-  g_free (data);
-}
-
-static gboolean
-settled (gpointer data)
-{
-  Round *round = ((Message *)data)->round;
   MailMover *mover = round->mover;
   gboolean look = FALSE;
 
-  if (mover == NULL)
-    return G_SOURCE_REMOVE;
-  ((Message *)data)->round = NULL;
   g_clear_pointer (&mover->thread, g_thread_join);
   mover->round = NULL;
   for (guint i = 0; i < round->items->len; i++)
-    look |= finish_item (round, &g_array_index (round->items, Item, i));
+    look |= finish_item (round, &g_array_index (round->items, MailMoverItem, i));
   if (look)
     look_again (round->mailbox);
   remove_from_server (round);
-  return G_SOURCE_REMOVE;
-}
-
-/* --- settling, in a thread of its own
- * -------------------------------------------------------------- */
-
-/* The bytes of a message the server hides are in the cache. */
-static void
-fill_from_cache (Round *round, Item *item)
-{
-  g_autoptr (MailCacheFile) file = mail_cache_peek (round->store->cache, round->content_id,
-                                                    item->uid, 0);
-  g_autofree guint8 *buffer = g_malloc (MAIL_BLOCK_SIZE), *crlf = NULL;
-  gboolean lf = round->store->options.eol_lf, good = TRUE;
-  guint64 end, offset = 0;
-  gssize n = 0;
-
-  if (file == NULL || !mail_cache_file_end (file, &end))
-    return;
-  crlf = lf ? g_malloc (2 * MAIL_BLOCK_SIZE) : NULL;
-  while (good && offset < end
-         && (n = mail_cache_file_read (file, offset, buffer, MAIL_BLOCK_SIZE, NULL)) > 0)
-    {
-      gsize length = 0;
-
-      for (gssize i = 0; lf && i < n; i++)
-        {
-          if (buffer[i] == '\n')
-            crlf[length++] = '\r';
-          crlf[length++] = buffer[i];
-        }
-      offset += (guint64)n;
-      good = mail_keep_draft_write (item->draft, lf ? crlf : buffer, lf ? length : (gsize)n, NULL);
-    }
-  item->whole = good && offset == end && mail_keep_draft_end (item->draft, NULL);
 }
 
 static void
-compare (Round *round, Item *item)
-{
-  const MailKept *news = mail_keep_draft_kept (item->draft);
-  g_autofree char *new_id = NULL;
-  MailKept kept;
-
-  if (!mail_keep_get (round->keep, news->id, &kept))
-    return;
-  gboolean same = kept.size == news->size
-                  && memcmp (kept.digest, news->digest, MAIL_KEEP_DIGEST) == 0;
-  if (same)
-    {
-      item->good = mail_keep_verify (round->keep, news->id);
-      item->damaged = !item->good;
-    }
-  else
-    {
-      new_id = g_strdup_printf ("%s kept-%02x%02x%02x%02x%02x%02x", news->id, kept.digest[0],
-                                kept.digest[1], kept.digest[2], kept.digest[3], kept.digest[4],
-                                kept.digest[5]);
-      item->aside = mail_keep_copy (round->keep, news->id, new_id, NULL);
-    }
-  mail_kept_clear (&kept);
-}
-
-static gpointer
-settle (gpointer data)
-{
-  Round *round = data;
-  g_autoptr (GPtrArray) drafts = g_ptr_array_new ();
-
-  for (guint i = 0; i < round->items->len; i++)
-    {
-      Item *item = &g_array_index (round->items, Item, i);
-
-      if (round->pin)
-        fill_from_cache (round, item);
-      if (item->whole && item->compare)
-        compare (round, item);
-      if (item->whole && !item->compare)
-        g_ptr_array_add (drafts, item->draft);
-      if (item->aside != NULL)
-        g_ptr_array_add (drafts, item->aside);
-    }
-  mail_keep_settle (round->keep, (MailKeepDraft *const *)drafts->pdata, drafts->len);
-  for (guint i = 0; i < round->items->len; i++)
-    {
-      Item *item = &g_array_index (round->items, Item, i);
-
-      if (item->aside != NULL && mail_keep_draft_error (item->aside) != NULL)
-        g_clear_pointer (&item->aside, mail_keep_draft_free);
-    }
-  Message *message = g_new (Message, 1);
-  message->round = round;
-  g_main_context_invoke_full (round->store->net, G_PRIORITY_DEFAULT, settled, message,
-                              message_free);
-  return NULL;
-}
-
-static void
-start_settling (Round *round)
+start_settling (MailMoverRound *round)
 {
   round->mover->round = round;
-  round->mover->thread = g_thread_new ("keep", settle, round);
+  round->mover->thread = g_thread_new ("keep", mail_mover_settle, round);
 }
 
-/* --- fetching
- * -------------------------------------------------------------------------------------- */
+/* --- fetching ------------------------------------------------------------------------------ */
 
-static Item *
-find_item (Round *round, guint32 uid)
+static MailMoverItem *
+find_item (MailMoverRound *round, guint32 uid)
 {
   guint low = 0, high = round->items->len;
 
   while (low < high)
     {
       guint middle = low + (high - low) / 2;
-      Item *item = &g_array_index (round->items, Item, middle);
+      MailMoverItem *item = &g_array_index (round->items, MailMoverItem, middle);
 
       if (item->uid == uid)
         return item;
@@ -505,7 +323,7 @@ find_item (Round *round, guint32 uid)
 static void
 fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data, gsize length)
 {
-  Item *item = find_item ((Round *)sink, uid);
+  MailMoverItem *item = find_item ((MailMoverRound *)sink, uid);
 
   /* What does not follow on leaves the draft too short, and then it is not whole. */
   if (item != NULL && !item->whole && offset == mail_keep_draft_kept (item->draft)->size)
@@ -515,7 +333,7 @@ fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data
 static void
 fetch_message (MailFetchSink *sink, guint32 uid, guint64 end, gboolean at_end, const GError *error)
 {
-  Item *item = find_item ((Round *)sink, uid);
+  MailMoverItem *item = find_item ((MailMoverRound *)sink, uid);
 
   if (item == NULL || item->whole || error != NULL || !at_end || end == 0
       || mail_keep_draft_kept (item->draft)->size != end)
@@ -526,7 +344,7 @@ fetch_message (MailFetchSink *sink, guint32 uid, guint64 end, gboolean at_end, c
 static void
 fetch_done (MailFetchSink *sink, const GError *error)
 {
-  Round *round = (Round *)sink;
+  MailMoverRound *round = (MailMoverRound *)sink;
   MailMover *mover = round->mover;
 
   if (error != NULL)
@@ -540,12 +358,12 @@ fetch_done (MailFetchSink *sink, const GError *error)
       start_settling (round);
       return;
     }
-  round_free (round);
+  mail_mover_round_free (round);
   mover->running = FALSE;
 }
 
 static void
-start_fetching (Round *round)
+start_fetching (MailMoverRound *round)
 {
   MailBackend *backend = round->store->backend;
   g_autoptr (MailUidSet) uids = mail_uid_set_new ();
@@ -553,7 +371,7 @@ start_fetching (Round *round)
 
   for (guint i = 0; i < round->items->len; i++)
     {
-      Item *item = &g_array_index (round->items, Item, i);
+      MailMoverItem *item = &g_array_index (round->items, MailMoverItem, i);
 
       mail_uid_set_add (uids, item->uid, item->uid);
       g_ptr_array_add (ids, mail_keep_draft_kept (item->draft)->id);
@@ -573,24 +391,23 @@ start_fetching (Round *round)
   backend->ops->fetch (backend, &request, &round->sink);
 }
 
-/* --- what is to be done next
- * ------------------------------------------------------------------------ */
+/* --- what is to be done next --------------------------------------------------------------- */
 
 static gint
 compare_items (gconstpointer a, gconstpointer b)
 {
-  guint32 left = ((const Item *)a)->uid, right = ((const Item *)b)->uid;
+  guint32 left = ((const MailMoverItem *)a)->uid, right = ((const MailMoverItem *)b)->uid;
 
   return left < right ? -1 : left > right;
 }
 
 /* FALSE: there can be no draft, so there is no use in going on. */
 static gboolean
-add_item (Round *round, const char *id, const MailMessage *message)
+add_item (MailMoverRound *round, const char *id, const MailMessage *message)
 {
   MailMover *mover = round->mover;
   g_autoptr (GError) error = NULL;
-  Item item = { .uid = message->uid, .compare = mail_keep_has (round->keep, id) };
+  MailMoverItem item = { .uid = message->uid, .compare = mail_keep_has (round->keep, id) };
 
   item.draft = mail_keep_draft_new (round->keep, id, round->uidvalidity, message->uid,
                                     message->internaldate, !item.compare, &error);
@@ -607,10 +424,10 @@ add_item (Round *round, const char *id, const MailMessage *message)
 
 /* A message of the listing: to be removed, to be fetched, or nothing. */
 static gboolean
-add_listed (Round *round, const char *id, guint64 *bytes)
+add_listed (MailMoverRound *round, const char *id, guint64 *bytes)
 {
   MailMover *mover = round->mover;
-  State *state = get_state (mover, id);
+  MailMoverState *state = mail_mover_state (mover, id);
   MailMessage message;
 
   if (state == NULL || state->removed || !find_listed (round->mailbox, id, &message))
@@ -631,7 +448,7 @@ add_listed (Round *round, const char *id, guint64 *bytes)
 static void
 next_pins (MailMover *mover)
 {
-  Round *round = round_new (mover);
+  MailMoverRound *round = round_new (mover);
   GHashTableIter iter;
   gpointer id;
   gboolean good = TRUE;
@@ -654,11 +471,11 @@ next_pins (MailMover *mover)
   if (mover->running)
     start_settling (round);
   else
-    round_free (round);
+    mail_mover_round_free (round);
 }
 
-static void
-next_round (MailMover *mover)
+void
+mail_mover_next_round (MailMover *mover)
 {
   const MailStoreOptions *options = &mover->store->options;
   guint64 bytes = 0;
@@ -673,7 +490,7 @@ next_round (MailMover *mover)
     }
   if (!options->pop3_delete || options->read_only || mover->todo == NULL)
     return;
-  Round *round = round_new (mover);
+  MailMoverRound *round = round_new (mover);
   while (mover->next < mover->todo->len && bytes < ROUND_BYTES
          && round->items->len + round->remove->len < ROUND_MESSAGES)
     if (!add_listed (round, mover->todo->pdata[mover->next++], &bytes))
@@ -685,190 +502,10 @@ next_round (MailMover *mover)
   else if (mover->running)
     remove_from_server (round);
   else
-    round_free (round);
+    mail_mover_round_free (round);
 }
 
-/* --- listings
- * ----------------------------------------------------------------------------------------- */
-
-/* A UID for a kept message that the index does not know: its old one if nobody has it. */
-static guint32
-give_uid (MailMailbox *mailbox, const MailKept *kept)
-{
-  guint32 next = MAX (mailbox->status.uidnext, 1u), uid = kept->uid;
-
-  if (uid == 0 || uid == G_MAXUINT32 || mail_mailbox_get_locked (mailbox, uid) != NULL
-      || mail_mailbox_remote_id_locked (mailbox, uid) != NULL)
-    uid = next;
-  mailbox->status.uidnext = MAX (next, uid + 1);
-  return uid;
-}
-
-void
-mail_mover_seed_locked (MailMover *mover, MailMailbox *mailbox, MailIndexBatch *batch)
-{
-  MailStore *store = mailbox->store;
-  g_autoptr (GArray) list = mail_keep_list (store->keep);
-
-  for (guint i = 0; i < list->len; i++)
-    {
-      const MailKept *kept = &g_array_index (list, MailKept, i);
-      guint32 uid = mailbox->remote_to_uid != NULL
-                        ? GPOINTER_TO_UINT (g_hash_table_lookup (mailbox->remote_to_uid, kept->id))
-                        : 0;
-
-      if (uid != 0 && mail_mailbox_get_locked (mailbox, uid) != NULL)
-        continue;
-      if (mailbox->messages == NULL)
-        mailbox->messages = g_array_new (FALSE, FALSE, sizeof (MailMessage));
-      if (mailbox->status.uidvalidity == 0)
-        mailbox->status.uidvalidity = kept->uidvalidity;
-      mailbox->loaded = TRUE;
-      MailMessage message = { .uid = uid != 0 ? uid : give_uid (mailbox, kept),
-                              .size = kept->size,
-                              .internaldate = kept->date,
-                              .local = store->options.eol_lf ? 0 : MAIL_LOCAL_EXACT };
-      g_autofree char *name = store->naming.remote_name (kept->id);
-
-      g_array_insert_val (mailbox->messages, mail_mailbox_lower_bound_locked (mailbox, message.uid),
-                          message);
-      mail_mailbox_set_remote_id_locked (mailbox, message.uid, kept->id);
-      mail_mailbox_set_name_locked (mailbox, message.uid, name);
-      mail_index_batch_put (batch, mailbox->content_id, &message, 1);
-      mail_index_batch_put_remote_id (batch, mailbox->content_id, message.uid, kept->id);
-      mail_index_batch_put_name (batch, mailbox->content_id, message.uid, name);
-    }
-}
-
-/* A server that hides mail once it was read has dropped everything we read; if only some of it is
- * missing, somebody removed that. What was read a moment ago may still be listed, and proves
- * nothing. */
-static void
-pin_hidden (MailMover *mover, GHashTable *reported, gint64 began)
-{
-  GHashTableIter iter;
-  gpointer key, value;
-  gboolean hides = TRUE;
-
-  g_hash_table_iter_init (&iter, mover->fetched);
-  while (hides && g_hash_table_iter_next (&iter, &key, &value))
-    hides = ((Fetched *)value)->at > began - SESSION_SLACK
-            || !g_hash_table_contains (reported, key);
-  g_hash_table_iter_init (&iter, mover->fetched);
-  while (g_hash_table_iter_next (&iter, &key, &value))
-    {
-      const Fetched *fetched = value;
-      gboolean gone = !g_hash_table_contains (reported, key);
-
-      if (gone && hides && !mail_keep_has (mover->store->keep, key))
-        g_hash_table_replace (mover->pinned, g_strdup (key), GUINT_TO_POINTER (fetched->uid));
-      if (gone || fetched->at <= began - SESSION_SLACK)
-        g_hash_table_iter_remove (&iter);
-    }
-}
-
-GHashTable *
-mail_mover_retain_locked (MailMover *mover, GHashTable *reported, gint64 began)
-{
-  GHashTable *retained = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
-  g_autoptr (GArray) list = mail_keep_list (mover->store->keep);
-  GHashTableIter iter;
-  gpointer key;
-
-  pin_hidden (mover, reported, began);
-  for (guint i = 0; i < list->len; i++)
-    {
-      const char *id = g_array_index (list, MailKept, i).id;
-
-      if (!g_hash_table_contains (reported, id))
-        g_hash_table_add (retained, g_strdup (id));
-    }
-  g_hash_table_iter_init (&iter, mover->pinned);
-  while (g_hash_table_iter_next (&iter, &key, NULL))
-    if (!g_hash_table_contains (reported, key))
-      g_hash_table_add (retained, g_strdup (key));
-  return retained;
-}
-
-void
-mail_mover_listed (MailMover *mover, MailMailbox *mailbox, GPtrArray *reported)
-{
-  GHashTable *states = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, g_free);
-
-  if (mover->mailbox == NULL)
-    mover->mailbox = mail_mailbox_ref (mailbox);
-  g_clear_pointer (&mover->todo, g_ptr_array_unref);
-  mover->todo = g_ptr_array_new_full (reported->len, g_free);
-  mover->next = 0;
-  for (guint i = 0; i < reported->len; i++)
-    {
-      const char *id = reported->pdata[i];
-      const State *old = get_state (mover, id);
-      State *state = g_new0 (State, 1);
-
-      if (old != NULL)
-        *state = *old;
-      state->removed = FALSE; /* it is still, or again, there */
-      g_hash_table_replace (states, g_strdup (id), state);
-      g_ptr_array_add (mover->todo, g_strdup (id));
-    }
-  g_clear_pointer (&mover->states, g_hash_table_unref);
-  mover->states = states;
-  mail_keep_set_elsewhere (mover->store->keep, states);
-  if (!mover->running)
-    next_round (mover);
-}
-
-void
-mail_mover_fetched (MailMover *mover, MailMailbox *mailbox, guint32 content_id, guint32 uid)
-{
-  g_autofree char *id = NULL;
-
-  if (mover->store->options.pop3_delete || g_hash_table_size (mover->fetched) >= FETCHED_MAX)
-    return;
-  g_mutex_lock (&mailbox->lock);
-  id = g_strdup (mail_mailbox_remote_id_locked (mailbox, uid));
-  g_mutex_unlock (&mailbox->lock);
-  if (id == NULL)
-    return;
-  Fetched *fetched = g_new (Fetched, 1);
-  *fetched = (Fetched) { g_get_monotonic_time (), uid };
-  g_hash_table_replace (mover->fetched, g_steal_pointer (&id), fetched);
-}
-
-/* --- removal by the user
- * --------------------------------------------------------------------------- */
-
-static char *
-id_of (MailMailbox *mailbox, guint32 uid)
-{
-  g_mutex_lock (&mailbox->lock);
-  char *id = g_strdup (mail_mailbox_remote_id_locked (mailbox, uid));
-  g_mutex_unlock (&mailbox->lock);
-  return id;
-}
-
-gboolean
-mail_mover_is_only_here (MailStore *store, MailMailbox *mailbox, guint32 uid)
-{
-  g_autofree char *id = store->keep != NULL ? id_of (mailbox, uid) : NULL;
-
-  return id != NULL && mail_keep_is_only_here (store->keep, id);
-}
-
-gboolean
-mail_mover_forget (MailStore *store, MailMailbox *mailbox, guint32 uid, GError **error)
-{
-  g_autofree char *id = store->keep != NULL ? id_of (mailbox, uid) : NULL;
-
-  if (id == NULL || !mail_keep_has (store->keep, id))
-    return TRUE;
-  mail_log_info ("removing the stored message %u", uid);
-  return mail_keep_remove (store->keep, id, error);
-}
-
-/* --- life
- * -------------------------------------------------------------------------------------------- */
+/* --- life ---------------------------------------------------------------------------------- */
 
 MailMover *
 mail_mover_new (MailStore *store)

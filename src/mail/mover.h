@@ -22,7 +22,8 @@ void mail_mover_poll (MailMover *mover);
 void mail_mover_seed_locked (MailMover *mover, MailMailbox *mailbox, MailIndexBatch *batch);
 /* The ids of messages that this listing does not report and that stay all the same: a set of char
  * *, the caller's. reported: a set too. began: when the listing was asked for, monotonic µs. */
-GHashTable *mail_mover_retain_locked (MailMover *mover, GHashTable *reported, gint64 began);
+GHashTable *mail_mover_retain_locked (MailMover *mover, MailMailbox *mailbox, GHashTable *reported,
+                                      gint64 began);
 /* It has been merged; reported in its order. No lock held. */
 void mail_mover_listed (MailMover *mover, MailMailbox *mailbox, GPtrArray *reported);
 /* The server sent a message whole. */

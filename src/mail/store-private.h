@@ -174,7 +174,7 @@ void mail_store_learn_size (MailMailbox *mailbox, guint32 content_id, guint32 ui
 /* mover.c, for whoever removes messages; any thread. TRUE: the message is stored here and was not seen on
  * the server in this run: only the local copy is to go. */
 gboolean mail_mover_is_only_here (MailStore *store, MailMailbox *mailbox, guint32 uid);
-/* The local copy goes, if there is one; what the server has must be gone already. */
+/* The server has it no more: now the local copy goes, if there is one, and the id. */
 gboolean mail_mover_forget (MailStore *store, MailMailbox *mailbox, guint32 uid, GError **error);
 
 /* readahead.c */

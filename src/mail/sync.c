@@ -472,7 +472,8 @@ retain_kept (Merge *merge)
 
   for (guint i = 0; sync->remote_ids != NULL && i < sync->remote_ids->len; i++)
     g_hash_table_add (reported, sync->remote_ids->pdata[i]);
-  retained = mail_mover_retain_locked (mailbox->store->mover, reported, sync->began);
+  retained = mail_mover_retain_locked (mailbox->store->mover, mailbox, reported,
+                                       sync->began);
   g_hash_table_iter_init (&iter, retained);
   while (g_hash_table_iter_next (&iter, &id, NULL))
     {

@@ -51,7 +51,7 @@ def test_names(setup):
     assert os.listdir(inbox / "tmp") == []
 
 
-def mutt(directory, keys, work, seconds=40):
+def mutt(directory, keys, work, seconds=40, args=("-R",)):
     """Runs mutt in a terminal of its own with keys pushed; returns its exit status."""
     (work / "muttrc").write_text(
         f"set mbox_type=Maildir\nset folder={work}\nset record=''\nset move=no\n"
@@ -61,7 +61,7 @@ def mutt(directory, keys, work, seconds=40):
         "unset collapse_unread\nset pager_stop=yes\nunset beep\n")
     pid, fd = pty.fork()
     if pid == 0:
-        os.execvpe("mutt", ["mutt", "-n", "-R", "-F", str(work / "muttrc"), "-f", str(directory),
+        os.execvpe("mutt", ["mutt", "-n", *args, "-F", str(work / "muttrc"), "-f", str(directory),
                             "-e", f"push '{keys}'"],
                    {**os.environ, "TERM": "xterm", "HOME": str(work), "LC_ALL": "C.UTF-8"})
     end = time.monotonic() + seconds

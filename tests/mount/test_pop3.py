@@ -17,6 +17,7 @@ from support import corpus
 from support.dovecot import PASSWORD, wait_for
 from support.fakepop import FakePop
 from support.mount import is_mounted
+from test_maildir import mutt
 
 NAME = re.compile(r"^pop-[0-9a-f]{16}\.eml$")
 
@@ -318,6 +319,146 @@ def test_twins(fake):
     daemon.stop()
     daemon.start()
     assert mail(inbox) == content
+
+
+# --- changes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.main
+def test_rm_is_dele(pop, dovecot, user):
+    daemon = pop(range(30))
+    inbox = daemon.mnt / "INBOX"
+    content = mail(inbox)
+    names = os.listdir(inbox)
+    os.unlink(inbox / names[3])
+    assert bodies_on(dovecot, user) == [content[n] for n in names if n != names[3]]
+    done = run("rm", *names[10:20], cwd=inbox)
+    assert done.returncode == 0, done.stderr
+    left = [n for n in names[:10] + names[20:] if n != names[3]]
+    assert os.listdir(inbox) == left
+    wait_for("the server has removed them", lambda: len(on_disk(dovecot, user)) == 19)
+    daemon.stop()
+    daemon.start()
+    assert os.listdir(inbox) == left and mail(inbox) == {n: content[n] for n in left}
+    assert bodies_on(dovecot, user) == [content[n] for n in left]
+
+
+@pytest.mark.main
+def test_rm_whose_quit_is_lost(fake):
+    """Nobody knows what became of it until the next listing: it is then gone, or there again."""
+    for fault in ("loses_quit", "ignores_quit"):
+        server, daemon = fake(drop(6))
+        inbox = daemon.mnt / "INBOX"
+        names = os.listdir(inbox)
+        setattr(server, fault, 1)
+        attempt(os.unlink, inbox / names[2])
+        wait_for("server and listing agree", lambda: len(server.uidls()) == len(os.listdir(inbox)))
+        assert len(server.uidls()) in (5, 6)
+        assert all(message(i) in mail(inbox).values() for i in (0, 1, 3, 4, 5))
+
+
+def test_rm_of_a_twin(fake):
+    server, daemon = fake([("same", message(1)), ("same", message(2)), ("c", message(3))])
+    inbox = daemon.mnt / "INBOX"
+    content = mail(inbox)
+    first = next(name for name, body in content.items() if body == message(1))
+    os.unlink(inbox / first)
+    assert server.removed == [("same", message(1))]
+    for _ in range(2):
+        assert mail(inbox) == {n: b for n, b in content.items() if n != first}
+        daemon.stop()
+        daemon.start()
+
+
+@pytest.mark.main
+def test_rm_of_stored_mail(fake):
+    """The local copy goes: with a server that has it no more, with one that is away, and offline."""
+    server, daemon = fake(drop(6), pop3="delete")
+    inbox = daemon.mnt / "INBOX"
+    wait_for("the server is empty", lambda: not server.uidls())
+    names = os.listdir(inbox)
+    os.unlink(inbox / names[0])
+    assert stored(daemon) == 5
+    server.busy = True
+    os.unlink(inbox / names[1])
+    daemon.stop()
+    daemon.options["offline"] = True
+    daemon.start()
+    assert os.listdir(inbox) == names[2:]
+    os.unlink(inbox / names[2])
+    assert stored(daemon) == 3
+    daemon.stop()
+    server.busy = False
+    daemon.options["offline"] = False
+    shutil.rmtree(daemon.options["cache_dir"])
+    daemon.start()
+    wait_for("a listing", lambda: server.log.count("UIDL") > 2)
+    assert os.listdir(inbox) == names[3:] and len(bodies_stored(daemon)) == 3
+
+
+def test_rm_while_it_is_moved(fake):
+    """What is removed while it is being stored does not come back."""
+    server, daemon = fake(drop(200), pop3="delete")
+    inbox = daemon.mnt / "INBOX"
+    names = os.listdir(inbox)
+    for name in names[::2]:
+        os.unlink(inbox / name)
+    wait_for("the server is empty", lambda: not server.uidls(), 60)
+    wait_for("a listing", lambda: stored(daemon) == 100)
+    assert os.listdir(inbox) == names[1::2]
+    daemon.stop()
+    daemon.start()
+    assert os.listdir(inbox) == names[1::2]
+
+
+@pytest.mark.main
+def test_what_pop3_cannot_do(pop, work):
+    daemon = pop(range(3))
+    inbox = daemon.mnt / "INBOX"
+    path = inbox / os.listdir(inbox)[0]
+    content = mail(inbox)
+    (work / "new.eml").write_bytes(message(1))
+
+    def write(to):
+        with open(to, "wb") as file:
+            file.write(message(1))
+
+    for function, *args in [(os.mkdir, daemon.mnt / "folder"), (os.mkdir, inbox / "folder"),
+                            (os.rmdir, inbox), (os.rename, inbox, daemon.mnt / "other"),
+                            (os.rename, path, daemon.mnt / path.name), (write, inbox / "new.eml"),
+                            (write, daemon.mnt / "new.eml"), (write, path),
+                            (os.truncate, path, 0), (os.link, path, inbox / "link"),
+                            (os.symlink, path, inbox / "link")]:
+        assert attempt(function, *args) == errno.EPERM, (function, args)
+    for value in (b"\\Seen", b"work"):
+        assert attempt(os.setxattr, path, "user.imap.flags", value) == errno.ENOTSUP
+    done = run("cp", work / "new.eml", inbox)
+    assert done.returncode != 0 and "not permitted" in done.stderr
+    assert mail(inbox) == content and os.listdir(daemon.mnt) == ["INBOX"]
+    assert daemon.status() and not (daemon.mnt / ".mailfs" / "failed").exists() or \
+        not os.listdir(daemon.mnt / ".mailfs" / "failed")
+
+
+@pytest.mark.main
+def test_mutt(pop, dovecot, user, work):
+    """Reads, marks (kept here only) and deletes."""
+    daemon = pop(range(8), layout="maildir")
+    inbox = daemon.mnt / "INBOX"
+    truth = bodies_on(dovecot, user)
+    out = work / "out"
+    code, screen = mutt(inbox, f"<pipe-message>cat > {out}<enter><flag-message><last-entry>"
+                        "<delete-message><sync-mailbox><exit>", work, args=())
+    assert code == 0, screen[-1000:]
+    wait_for("the last one is gone", lambda: len(on_disk(dovecot, user)) == 7)
+    assert bodies_on(dovecot, user) == truth[:-1]
+    assert truth[0].replace(b"\r\n", b"\n").rstrip(b"\n") in out.read_bytes().replace(b"\r\n", b"\n")
+    marked = [name for name in os.listdir(inbox / "cur") if "F" in name.partition(":2,")[2]]
+    assert len(marked) == 1
+    wait_for("another listing", lambda: daemon.counter("connects") > 2)
+    assert marked[0] in os.listdir(inbox / "cur")
+    daemon.stop()
+    daemon.start()
+    assert marked[0] in os.listdir(inbox / "cur")
 
 
 # --- offline --------------------------------------------------------------------------------------------

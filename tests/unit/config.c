@@ -156,7 +156,8 @@ static const struct
   { "tls-off-pin", "mailfs -o tls=off,tls_pin=" PIN " imap://me@h/ m", .error = "contradicts" },
   { "key-alone", "mailfs -o tls_key=/k " URL " m", .error = "needs tls_cert" },
   { "remount", "mailfs -o remount " URL " m", .error = "unmount it first" },
-  { "no-file", "mailfs -o config=/nonexistent/x work m", .error = "there is no /nonexistent/x" },
+  { "no-file", "mailfs -o config=/nonexistent/x work m", .error = "config=/nonexistent/x: No such" },
+  { "no-file-url", "mailfs -o config=/nonexistent/x " URL " m", .error = "config=/nonexistent/x" },
 };
 
 static void
