@@ -199,7 +199,9 @@ check_rename (Rename *rename, unsigned int flags)
     return ESTALE;
   if (!source)
     return ENOENT;
-  if (rename->from.mailbox == NULL || rename->to.mailbox == NULL)
+  /* What was refused may be tried again, in another place too. */
+  if ((rename->from.mailbox == NULL && rename->from.kind != FS_NODE_FAILED)
+      || rename->to.mailbox == NULL)
     return EPERM;
   if (strlen (rename->new_name) > FS_NAMES_MAX)
     return ENAMETOOLONG;

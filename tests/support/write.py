@@ -80,7 +80,12 @@ class Account:
     def see(self, name="INBOX", bodies=True):
         """{uid: Message} by IMAP, on a connection that has not looked before."""
         with self.server.client(self.user) as client:
-            return client.messages(name, bodies) if client.status(name)["MESSAGES"] else {}
+            if not client.status(name)["MESSAGES"]:
+                return {}
+            seen = client.messages(name, bodies)
+        for message in seen.values():
+            message.recent = False  # who looks first takes it away
+        return seen
 
     def subjects(self, name="INBOX"):
         """Sorted subjects: the words of mail(), or of the corpus."""
