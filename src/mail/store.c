@@ -87,8 +87,9 @@ MailMailbox *
 mail_store_mailbox (MailStore *store, guint32 id)
 {
   g_rw_lock_reader_lock (&store->tree_lock);
-  MailMailbox *mailbox
-      = id == MAIL_ROOT_ID ? store->root : g_hash_table_lookup (store->by_id, GUINT_TO_POINTER (id));
+  MailMailbox *mailbox = id == MAIL_ROOT_ID
+                             ? store->root
+                             : g_hash_table_lookup (store->by_id, GUINT_TO_POINTER (id));
   if (mailbox != NULL)
     mail_mailbox_ref (mailbox);
   g_rw_lock_reader_unlock (&store->tree_lock);
