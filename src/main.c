@@ -361,6 +361,14 @@ make_store (gpointer data)
   return G_SOURCE_REMOVE;
 }
 
+/* Whatever the net thread was doing has been done. */
+static gboolean
+pass (gpointer data)
+{
+  finished (NULL, data);
+  return G_SOURCE_REMOVE;
+}
+
 static gboolean
 stop_store (gpointer data)
 {
@@ -420,7 +428,11 @@ tear_down (Program *program, int status)
 
   stopping_server = NULL;
   if (program->server != NULL)
-    fs_server_unmount (program->server);
+    {
+      fs_server_leave (program->server);
+      net_step (program, pass, NULL);
+      fs_server_unmount (program->server);
+    }
   if (program->store != NULL && !net_step (program, stop_store, &error))
     {
       mail_log_error ("not everything reached the server: %s", error->message);
