@@ -64,12 +64,16 @@ retire_replaced (MailChange *change)
   MailMailbox *mailbox = change->kind == MAIL_CHANGE_APPEND ? change->mailbox : change->target;
   guint32 content_id = change->replaces_content, uid = change->replaces;
 
-  if (uid == 0)
+  if (uid == 0 || (change->in_place && change->staged->dropped))
     return;
   mail_failpoint ("replace-stored");
-  if (mail_effect_hide_now (mailbox, content_id, uid, NULL))
-    mail_effect_hidden (mailbox, content_id, uid);
+  gboolean visible = mail_effect_hide_now (mailbox, content_id, uid, NULL);
+  if (!visible && change->in_place)
+    return; /* the user has moved or removed it meanwhile */
+  /* In the journal before the index hears of it: a kill in between must not hide it for good. */
   mail_change_remove_hidden (changes, mailbox, content_id, change->replaces_uidvalidity, uid);
+  if (visible)
+    mail_effect_hidden (mailbox, content_id, uid);
 }
 
 void
@@ -260,7 +264,11 @@ make_wires (gpointer data)
       MailChange *change = batch->items->pdata[i];
       MailStaged *staged = change->staged;
 
-      if (!mail_spool_wire (changes, staged->id, &work->wires[i], &work->errors[i]))
+      int fd = change->fd >= 0 ? change->fd
+                               : mail_spool_open (changes, staged->id, FALSE, &work->errors[i]);
+
+      change->fd = -1;
+      if (fd < 0 || !mail_spool_wire (changes, staged->id, fd, &work->wires[i], &work->errors[i]))
         continue;
       g_mutex_lock (&changes->lock);
       staged->wire_size = work->wires[i].size;

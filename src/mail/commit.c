@@ -87,6 +87,7 @@ enqueue (MailStaged *staged, gboolean wait, MailDoneFunc done, gpointer user_dat
   change->replaces_content = staged->replaces_content;
   change->replaces_uidvalidity = staged->replaces_uidvalidity;
   change->replaces = staged->replaces_uid;
+  change->in_place = staged->in_place;
   if (staged->mtime == G_MININT64 && !copy)
     staged->mtime = g_get_real_time () / G_USEC_PER_SEC;
   if (staged->fd >= 0)
@@ -400,6 +401,7 @@ mail_staged_drop (MailStaged *staged, MailDoneFunc done, gpointer user_data)
       under_way = TRUE;
       staged->dropped = TRUE;
       mail_staged_list_locked (staged, FALSE);
+      mail_staged_unstand_locked (staged);
       mail_journal_begin (changes->journal);
       mail_staged_journal_locked (staged);
       mail_change_journal_locked (staged->change);
@@ -485,6 +487,19 @@ move_on (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidity, const Ma
   mail_changes_kick (changes);
 }
 
+static void
+commit_again (MailStaged *staged, GArray *waiters)
+{
+  if (staged->orphan)
+    mail_staged_fail (staged, "the program that wrote it was interrupted");
+  for (guint i = 0; waiters != NULL && i < waiters->len; i++)
+    {
+      const MailChangeWaiter *waiter = &g_array_index (waiters, MailChangeWaiter, i);
+
+      mail_staged_commit (staged, TRUE, waiter->done, waiter->user_data);
+    }
+}
+
 /* Written again meanwhile: that is the next version of the message. */
 static void
 become_next (MailStaged *staged)
@@ -501,12 +516,26 @@ become_next (MailStaged *staged)
   mail_staged_journal_locked (staged);
   mail_journal_commit (changes->journal, NULL);
   g_mutex_unlock (&changes->lock);
-  for (guint i = 0; waiters != NULL && i < waiters->len; i++)
-    {
-      const MailChangeWaiter *waiter = &g_array_index (waiters, MailChangeWaiter, i);
+  commit_again (staged, waiters);
+}
 
-      mail_staged_commit (staged, TRUE, waiter->done, waiter->user_data);
-    }
+/* What was sent is not on the server, and the bytes have changed since: it is a file that is being
+ * written, as before. Net thread. */
+void
+mail_staged_unsent (MailStaged *staged)
+{
+  MailChanges *changes = staged->changes;
+  g_autoptr (GArray) waiters = NULL;
+
+  g_mutex_lock (&changes->lock);
+  staged->state = MAIL_STAGED_LOCAL;
+  staged->change = NULL;
+  waiters = g_steal_pointer (&staged->recommit);
+  mail_journal_begin (changes->journal);
+  mail_staged_journal_locked (staged);
+  mail_journal_commit (changes->journal, NULL);
+  g_mutex_unlock (&changes->lock);
+  commit_again (staged, waiters);
 }
 
 static void

@@ -248,6 +248,7 @@ mail_store_queue_lines (MailStore *store)
       const MailChange *change = link->data;
       MailChange *copy = g_new0 (MailChange, 1);
 
+      copy->fd = -1;
       copy->id = change->id;
       copy->kind = change->kind;
       copy->uid = change->uid;

@@ -155,6 +155,7 @@ fill_from_row (MailStaged *staged, const MailJournalStaged *row)
   staged->keywords = g_strdup (row->keywords);
   staged->flags_set = TRUE;
   staged->written = TRUE;
+  staged->dirty = row->dirty;
   staged->has_spool = row->source == NULL;
   staged->size = staged->has_spool ? spool_size (staged->changes, row->id) : row->size;
   staged->wire_size = row->wire_size;
@@ -357,6 +358,7 @@ attach_file (MailChanges *changes, MailChange *change, guint32 id)
       good = TRUE;
       change->staged = mail_staged_ref (staged);
       staged->change = change;
+      change->in_place = staged->in_place;
       /* As it was sent: what the search for it goes by. */
       change->sent_flags = staged->flags;
       change->sent_keywords = g_strdup (staged->keywords);
