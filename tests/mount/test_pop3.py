@@ -273,7 +273,7 @@ def test_in_use(fake):
     inbox = daemon.mnt / "INBOX"
     names = os.listdir(inbox)
     first = {name: read(inbox / name) for name in names[:1]}
-    daemon.stop()
+    daemon.kill()
     server.busy = True
     daemon.start()  # from the cache
     assert os.listdir(inbox) == names
