@@ -61,10 +61,12 @@ static void
 retire_replaced (MailChange *change)
 {
   MailChanges *changes = change->mailbox->store->changes;
-  MailMailbox *mailbox = change->kind == MAIL_CHANGE_APPEND ? change->mailbox : change->target;
   guint32 content_id = change->replaces_content, uid = change->replaces;
+  /* Where that one is: the file may have been renamed on to another mailbox. */
+  g_autoptr (MailMailbox) mailbox = uid != 0 ? mail_store_contents (changes->store, content_id)
+                                             : NULL;
 
-  if (uid == 0 || (change->in_place && change->staged->dropped))
+  if (mailbox == NULL || (change->in_place && change->staged->dropped))
     return;
   mail_failpoint ("replace-stored");
   gboolean visible = mail_effect_hide_now (mailbox, content_id, uid, NULL);
@@ -111,6 +113,15 @@ settle (MailBatch *batch, MailChange *change, guint32 uidvalidity, guint32 uid, 
   if (fd >= 0)
     size = mail_spool_to_cache (changes, fd, size, mail_mailbox_content_id (mailbox), uid);
   MailMessage message = as_stored (change, uid, size);
+  g_mutex_lock (&changes->lock);
+  if (change->replaces == 0 && !staged->in_place && staged->replaces_uid != 0)
+    {
+      /* It was renamed over a message while it was on its way. */
+      change->replaces_content = staged->replaces_content;
+      change->replaces_uidvalidity = staged->replaces_uidvalidity;
+      change->replaces = staged->replaces_uid;
+    }
+  g_mutex_unlock (&changes->lock);
   if (!mail_staged_settle (staged, mailbox, uidvalidity, &message))
     return FALSE;
   retire_replaced (change);
@@ -168,9 +179,9 @@ appended (guint32 uidvalidity, const guint32 *uids, guint n_known, gboolean mayb
           set_step (change, MAIL_STEP_STORED, uids[i]);
           mail_batch_retry (batch, change, NULL);
         }
-      else if (i == n_known && maybe)
+      else if (maybe)
         {
-          /* Those before it are known, and have lower UIDs. */
+          /* One command may have brought them all. Those before are known, and have lower UIDs. */
           change->bound = MAX (change->bound, highest + 1);
           set_step (change, MAIL_STEP_SENT, 0);
           mail_batch_retry (batch, change, error);

@@ -77,6 +77,14 @@ enqueue (MailStaged *staged, gboolean wait, MailDoneFunc done, gpointer user_dat
   if (copy)
     mail_change_set_target (change, mailbox);
   g_mutex_lock (&changes->lock);
+  if (staged->state != MAIL_STAGED_LOCAL)
+    {
+      /* Somebody else has committed or removed it meanwhile. */
+      g_mutex_unlock (&changes->lock);
+      mail_change_free (change);
+      mail_staged_commit (staged, wait, done, user_data);
+      return;
+    }
   change->staged = mail_staged_ref (staged);
   if (copy)
     {
@@ -350,7 +358,7 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
 /* Not sent yet: nothing will be. A message that was on the way to where it stood goes to the trash
  * from where it was; so does what it was going to replace. */
 static void
-drop_unsent (MailStaged *staged, MailMailbox *mailbox)
+drop_unsent (MailStaged *staged)
 {
   MailChanges *changes = staged->changes;
   g_autoptr (MailMailbox) source = NULL;
@@ -381,8 +389,10 @@ drop_unsent (MailStaged *staged, MailMailbox *mailbox)
   g_mutex_unlock (&changes->lock);
   if (source != NULL)
     mail_change_remove_hidden (changes, source, content_id, uidvalidity, uid);
-  if (old != 0 && mailbox != NULL)
-    mail_change_remove_hidden (changes, mailbox, old_content, old_uidvalidity, old);
+  g_autoptr (MailMailbox) where = old != 0 ? mail_store_contents (changes->store, old_content)
+                                           : NULL;
+  if (where != NULL)
+    mail_change_remove_hidden (changes, where, old_content, old_uidvalidity, old);
 }
 
 void
@@ -420,7 +430,7 @@ mail_staged_drop (MailStaged *staged, MailDoneFunc done, gpointer user_data)
       return;
     }
   if (!under_way && state != MAIL_STAGED_DROPPED)
-    drop_unsent (staged, mailbox);
+    drop_unsent (staged);
   if (mailbox != NULL)
     mail_effect_directory (mailbox);
   tell (done, user_data, NULL);
@@ -434,7 +444,7 @@ mail_staged_forget (MailStaged *staged)
   gboolean commit = FALSE, empty = FALSE;
 
   g_mutex_lock (&changes->lock);
-  if (staged->state == MAIL_STAGED_DONE)
+  if (staged->state == MAIL_STAGED_DONE && !staged->dirty)
     mail_staged_discard_locked (staged, MAIL_STAGED_DONE);
   else if (staged->state == MAIL_STAGED_LOCAL && !staged->temporary)
     {
@@ -578,12 +588,17 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
       mail_effect_hide_now (mailbox, content_id, message->uid, NULL);
       mail_effect_hold (mailbox, content_id, message->uid, FALSE);
       mail_effect_hidden (mailbox, content_id, message->uid);
-      if (elsewhere)
+      if (elsewhere && !dirty)
         {
           move_on (staged, mailbox, uidvalidity, message);
           return TRUE;
         }
       mail_change_remove_hidden (changes, mailbox, content_id, uidvalidity, message->uid);
+      if (elsewhere)
+        {
+          mail_staged_unsent (staged); /* the next version goes where it is now */
+          return TRUE;
+        }
       g_mutex_lock (&changes->lock);
       staged->change = NULL;
       mail_staged_discard_locked (staged, MAIL_STAGED_DROPPED);

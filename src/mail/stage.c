@@ -276,6 +276,11 @@ mail_staged_fail (MailStaged *staged, const char *reason)
   guint32 hidden_content = 0, hidden = 0;
 
   g_mutex_lock (&changes->lock);
+  if (staged->state == MAIL_STAGED_DROPPED)
+    {
+      g_mutex_unlock (&changes->lock); /* the user was faster */
+      return;
+    }
   mail_staged_list_locked (staged, FALSE);
   if (staged->mailbox != NULL)
     mailbox = mail_mailbox_ref (staged->mailbox);
