@@ -125,7 +125,8 @@ tell_systemd (const char *state)
   const char *path = g_getenv ("NOTIFY_SOCKET");
   struct sockaddr_un address = { .sun_family = AF_UNIX };
 
-  if (path == NULL || (path[0] != '/' && path[0] != '@') || strlen (path) >= sizeof address.sun_path)
+  if (path == NULL || (path[0] != '/' && path[0] != '@')
+      || strlen (path) >= sizeof address.sun_path)
     return;
   memcpy (address.sun_path, path, strlen (path));
   if (path[0] == '@')
@@ -170,9 +171,9 @@ static void
 mount_answers (gpointer data)
 {
   Program *program = data;
-  g_autofree char *state
-      = g_strdup_printf ("READY=1\nMAINPID=%d\nSTATUS=mounted %s on %s\n", (int)getpid (),
-                         program->config->url, program->config->mountpoint);
+  g_autofree char *state = g_strdup_printf ("READY=1\nMAINPID=%d\nSTATUS=mounted %s on %s\n",
+                                            (int)getpid (), program->config->url,
+                                            program->config->mountpoint);
 
   if (!program->config->foreground)
     {
@@ -249,8 +250,8 @@ pop3_dir (const MailConfig *config)
 {
   gboolean usual = config->port == (config->scheme == MAIL_SCHEME_POPS ? 995 : 110);
   g_autofree char *port = usual ? g_strdup ("") : g_strdup_printf (":%u", config->port);
-  g_autofree char *key
-      = g_strdup_printf ("%s@%s%s", config->user != NULL ? config->user : "", config->host, port);
+  g_autofree char *key = g_strdup_printf ("%s@%s%s", config->user != NULL ? config->user : "",
+                                          config->host, port);
   g_autofree char *digest = g_compute_checksum_for_string (G_CHECKSUM_SHA256, key, -1);
 
   return g_strdup_printf ("%s/%.16s", config->data_dir, digest);
@@ -360,6 +361,14 @@ make_store (gpointer data)
   return G_SOURCE_REMOVE;
 }
 
+/* Whatever the net thread was doing has been done. */
+static gboolean
+pass (gpointer data)
+{
+  finished (NULL, data);
+  return G_SOURCE_REMOVE;
+}
+
 static gboolean
 stop_store (gpointer data)
 {
@@ -388,8 +397,7 @@ prepare (Program *program, GError **error)
 
   if (config->tls && (program->tls = net_tls_new (config, error)) == NULL)
     return FALSE;
-  if (!config->offline
-      && (program->secrets = mail_secret_source_prepare (config, error)) == NULL)
+  if (!config->offline && (program->secrets = mail_secret_source_prepare (config, error)) == NULL)
     return FALSE;
   return lock_account (program, error);
 }
@@ -420,7 +428,11 @@ tear_down (Program *program, int status)
 
   stopping_server = NULL;
   if (program->server != NULL)
-    fs_server_unmount (program->server);
+    {
+      fs_server_leave (program->server);
+      net_step (program, pass, NULL);
+      fs_server_unmount (program->server);
+    }
   if (program->store != NULL && !net_step (program, stop_store, &error))
     {
       mail_log_error ("not everything reached the server: %s", error->message);
@@ -492,7 +504,7 @@ main (int argc, char **argv)
       mail_config_free (program.config);
       return 0;
     }
-  mail_log_init (program.config->verbose ? MAIL_LOG_TRACE
+  mail_log_init (program.config->verbose      ? MAIL_LOG_TRACE
                  : program.config->foreground ? MAIL_LOG_INFO
                                               : MAIL_LOG_WARNING,
                  FALSE);

@@ -26,6 +26,7 @@ struct FsNotify
   FsServer *server;
   GAsyncQueue *queue; /* of Notice; one with ino 0 ends the thread */
   GThread *thread;
+  gint stopped; /* atomic */
 };
 
 static void
@@ -105,6 +106,7 @@ run (gpointer data)
       notice_free (notice);
     }
   g_queue_clear_full (&later, notice_free);
+  g_atomic_int_set (&notify->stopped, TRUE);
   return NULL;
 }
 
@@ -217,7 +219,8 @@ size_known (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed
 
   if (size > claimed || server->config->eol == MAIL_EOL_LF)
     {
-      fuse_lowlevel_notify_inval_inode (server->session, ino, -1, 0);
+      if (!g_atomic_int_get (&server->leaving))
+        fuse_lowlevel_notify_inval_inode (server->session, ino, -1, 0);
       return;
     }
   Notice *notice = g_new0 (Notice, 1);
@@ -275,9 +278,21 @@ fs_notify_new (FsServer *server)
 }
 
 void
-fs_notify_free (FsNotify *notify)
+fs_notify_stop (FsNotify *notify)
 {
   g_async_queue_push_front (notify->queue, g_new0 (Notice, 1));
+}
+
+gboolean
+fs_notify_has_stopped (FsNotify *notify)
+{
+  return g_atomic_int_get (&notify->stopped);
+}
+
+void
+fs_notify_free (FsNotify *notify)
+{
+  fs_notify_stop (notify);
   g_thread_join (notify->thread);
   g_async_queue_unref (notify->queue);
   g_free (notify);

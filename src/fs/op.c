@@ -27,6 +27,12 @@ fs_op_unref (FsOp *op)
 {
   if (!g_atomic_int_dec_and_test (&op->n_refs))
     return;
+  if (op->link.data != NULL)
+    {
+      g_mutex_lock (&op->server->lock);
+      g_queue_unlink (&op->server->waiting, &op->link);
+      g_mutex_unlock (&op->server->lock);
+    }
   g_free (op->name);
   g_free (op);
 }
@@ -62,8 +68,8 @@ fs_dir_is_busy (FsServer *server, fuse_ino_t dir)
   return busy;
 }
 
-gboolean
-fs_op_take (FsOp *op)
+static gboolean
+take (FsOp *op)
 {
   if (!g_atomic_int_compare_and_exchange (&op->answered, FALSE, TRUE))
     return FALSE;
@@ -74,6 +80,46 @@ fs_op_take (FsOp *op)
     fuse_req_interrupt_func (op->req, NULL, NULL);
   mail_counter_add (MAIL_COUNTER_REQUESTS, 1);
   return TRUE;
+}
+
+gboolean
+fs_op_take (FsOp *op)
+{
+  if (!take (op))
+    return FALSE;
+  if (!g_atomic_int_get (&op->server->leaving))
+    return TRUE;
+  fuse_reply_none (op->req);
+  return FALSE;
+}
+
+/* A reference to an op in the list, unless it is just being freed. Lock held. */
+static gboolean
+ref_waiting (FsOp *op)
+{
+  gint n;
+
+  do
+    if ((n = g_atomic_int_get (&op->n_refs)) == 0)
+      return FALSE;
+  while (!g_atomic_int_compare_and_exchange (&op->n_refs, n, n + 1));
+  return TRUE;
+}
+
+void
+fs_ops_leave (FsServer *server)
+{
+  g_autoptr (GPtrArray) ops = g_ptr_array_new_with_free_func ((GDestroyNotify)fs_op_unref);
+
+  g_mutex_lock (&server->lock);
+  g_atomic_int_set (&server->leaving, TRUE);
+  for (GList *link = server->waiting.head; link != NULL; link = link->next)
+    if (ref_waiting (link->data))
+      g_ptr_array_add (ops, link->data);
+  g_mutex_unlock (&server->lock);
+  for (guint i = 0; i < ops->len; i++)
+    if (take (ops->pdata[i]))
+      fuse_reply_err (((FsOp *)ops->pdata[i])->req, ENOTCONN);
 }
 
 void
@@ -146,6 +192,15 @@ arm (FsOp *op)
 {
   op->interruptible = TRUE;
   count_dirs (op, 1);
+  op->link.data = op;
+  g_mutex_lock (&op->server->lock);
+  g_queue_push_tail_link (&op->server->waiting, &op->link);
+  gboolean leaving = g_atomic_int_get (&op->server->leaving);
+  g_mutex_unlock (&op->server->lock);
+  if (leaving && take (op))
+    fuse_reply_err (op->req, ENOTCONN);
+  if (leaving)
+    return;
   g_atomic_pointer_set (&op->arming, g_thread_self ());
   fuse_req_interrupt_func (op->req, interrupted, op);
   g_atomic_pointer_set (&op->arming, NULL);

@@ -56,6 +56,8 @@ struct FsServer
   GHashTable *streams; /* open directory -> GHashTable of staged names it has listed; under lock */
   guint64 next_stream; /* under lock */
   GHashTable *vacated; /* inodes (gint64) of messages that left their UID name; under lock */
+  GQueue waiting;              /* FsOp links: those that may be parked; under lock */
+  gint leaving;                /* atomic: nobody answers through the session any more */
 };
 
 /* --- inode.c --------------------------------------------------------------------------------- */
@@ -113,6 +115,7 @@ struct FsOp
 {
   MailWaiter waiter;
   gint n_refs, answered;
+  GList link; /* in server->waiting; data is NULL while not in it */
   gboolean may_park, interruptible, interrupted_early;
   GThread *arming; /* the thread that is setting the interrupt function; atomic */
   guint n_attempts;
@@ -135,6 +138,8 @@ MailWaiter *fs_op_waiter (FsOp *op);
 gboolean fs_op_check (FsOp *op, MailAnswer answer, GError **error);
 /* TRUE exactly once: the caller must now reply. */
 gboolean fs_op_take (FsOp *op);
+/* No FUSE thread runs any more: who waits is answered now, who is answered later gets none. */
+void fs_ops_leave (FsServer *server);
 void fs_op_fail (FsOp *op, int error_number);
 void fs_op_unref (FsOp *op);
 /* Whether a request that holds this directory's lock in the kernel waits for the server. */
@@ -244,4 +249,6 @@ void fs_notify_entry (FsServer *server, fuse_ino_t dir, const char *name);
 void fs_notify_message (FsServer *server, MailMailbox *mailbox, guint32 uid);
 /* Told by the store. */
 extern const MailStoreEvents fs_notify_events;
-void fs_notify_free (FsNotify *notify); /* drops what is queued, joins the thread */
+void fs_notify_stop (FsNotify *notify); /* drops what is queued; the thread ends soon */
+gboolean fs_notify_has_stopped (FsNotify *notify);
+void fs_notify_free (FsNotify *notify); /* stops and joins the thread */

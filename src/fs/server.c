@@ -7,6 +7,8 @@
 #include "mailfs/log.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -54,6 +56,7 @@ fs_server_new (const MailConfig *config, MailStore *store, GError **error)
   server->started = g_get_real_time () / G_USEC_PER_SEC;
   g_mutex_init (&server->lock);
   server->busy_dirs = g_hash_table_new (NULL, NULL);
+  g_queue_init (&server->waiting);
   server->staged_lookups = g_hash_table_new (NULL, NULL);
   server->vacated = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free, NULL);
   server->streams = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free,
@@ -145,6 +148,36 @@ void
 fs_server_stop (FsServer *server)
 {
   fuse_session_exit (server->session);
+}
+
+/* The notifier may wait for a directory that the kernel holds while it asks us something in it: what
+ * still comes is answered, until the notifier is through. */
+static void
+serve_until_stopped (FsServer *server)
+{
+  struct pollfd fd = { .fd = fuse_session_fd (server->session), .events = POLLIN };
+  struct fuse_buf buffer = { 0 };
+
+  while (!fs_notify_has_stopped (server->notify))
+    {
+      int n = poll (&fd, 1, 10) > 0 ? fuse_session_receive_buf (server->session, &buffer) : -EAGAIN;
+
+      if (n > 0)
+        fuse_session_process_buf (server->session, &buffer);
+      else if (n != -EAGAIN && n != -EINTR)
+        break; /* unmounted, which frees the notifier too */
+    }
+  free (buffer.mem);
+}
+
+void
+fs_server_leave (FsServer *server)
+{
+  if (!server->mounted)
+    return;
+  fs_ops_leave (server);
+  fs_notify_stop (server->notify);
+  serve_until_stopped (server);
 }
 
 void

@@ -22,7 +22,9 @@ void fs_server_set_ready (FsServer *server, void (*ready) (gpointer user_data), 
 gboolean fs_server_run (FsServer *server);
 /* Async-signal-unsafe; any thread. run returns soon afterwards. */
 void fs_server_stop (FsServer *server);
-/* Requests that still wait for the store are answered into the void. */
+/* After run: answers who still waits for the store, and stops the notifier. What the net thread is
+ * just answering must be finished before unmount, which closes the descriptor. */
+void fs_server_leave (FsServer *server);
 void fs_server_unmount (FsServer *server);
 /* After mail_store_stop. */
 void fs_server_free (FsServer *server);

@@ -61,15 +61,21 @@ static void
 retire_replaced (MailChange *change)
 {
   MailChanges *changes = change->mailbox->store->changes;
-  MailMailbox *mailbox = change->kind == MAIL_CHANGE_APPEND ? change->mailbox : change->target;
   guint32 content_id = change->replaces_content, uid = change->replaces;
+  /* Where that one is: the file may have been renamed on to another mailbox. */
+  g_autoptr (MailMailbox) mailbox = uid != 0 ? mail_store_contents (changes->store, content_id)
+                                             : NULL;
 
-  if (uid == 0)
+  if (mailbox == NULL || (change->in_place && change->staged->dropped))
     return;
   mail_failpoint ("replace-stored");
-  if (mail_effect_hide_now (mailbox, content_id, uid, NULL))
-    mail_effect_hidden (mailbox, content_id, uid);
+  gboolean visible = mail_effect_hide_now (mailbox, content_id, uid, NULL);
+  if (!visible && change->in_place)
+    return; /* the user has moved or removed it meanwhile */
+  /* In the journal before the index hears of it: a kill in between must not hide it for good. */
   mail_change_remove_hidden (changes, mailbox, content_id, change->replaces_uidvalidity, uid);
+  if (visible)
+    mail_effect_hidden (mailbox, content_id, uid);
 }
 
 void
@@ -107,6 +113,15 @@ settle (MailBatch *batch, MailChange *change, guint32 uidvalidity, guint32 uid, 
   if (fd >= 0)
     size = mail_spool_to_cache (changes, fd, size, mail_mailbox_content_id (mailbox), uid);
   MailMessage message = as_stored (change, uid, size);
+  g_mutex_lock (&changes->lock);
+  if (change->replaces == 0 && !staged->in_place && staged->replaces_uid != 0)
+    {
+      /* It was renamed over a message while it was on its way. */
+      change->replaces_content = staged->replaces_content;
+      change->replaces_uidvalidity = staged->replaces_uidvalidity;
+      change->replaces = staged->replaces_uid;
+    }
+  g_mutex_unlock (&changes->lock);
   if (!mail_staged_settle (staged, mailbox, uidvalidity, &message))
     return FALSE;
   retire_replaced (change);
@@ -164,9 +179,9 @@ appended (guint32 uidvalidity, const guint32 *uids, guint n_known, gboolean mayb
           set_step (change, MAIL_STEP_STORED, uids[i]);
           mail_batch_retry (batch, change, NULL);
         }
-      else if (i == n_known && maybe)
+      else if (maybe)
         {
-          /* Those before it are known, and have lower UIDs. */
+          /* One command may have brought them all. Those before are known, and have lower UIDs. */
           change->bound = MAX (change->bound, highest + 1);
           set_step (change, MAIL_STEP_SENT, 0);
           mail_batch_retry (batch, change, error);
@@ -260,7 +275,11 @@ make_wires (gpointer data)
       MailChange *change = batch->items->pdata[i];
       MailStaged *staged = change->staged;
 
-      if (!mail_spool_wire (changes, staged->id, &work->wires[i], &work->errors[i]))
+      int fd = change->fd >= 0 ? change->fd
+                               : mail_spool_open (changes, staged->id, FALSE, &work->errors[i]);
+
+      change->fd = -1;
+      if (fd < 0 || !mail_spool_wire (changes, staged->id, fd, &work->wires[i], &work->errors[i]))
         continue;
       g_mutex_lock (&changes->lock);
       staged->wire_size = work->wires[i].size;

@@ -8,6 +8,7 @@
 #include "mailfs/log.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define BACKOFF_MAX 60u
 
@@ -114,15 +115,37 @@ mail_batch_fail (MailBatch *batch, MailChange *change, const GError *error)
   finish (batch, change, error);
 }
 
+/* A file that was written again while it was on its way, and did not arrive. */
+static gboolean
+is_outdated (MailBatch *batch, const MailChange *change)
+{
+  g_mutex_lock (&batch->changes->lock);
+  gboolean outdated = change->kind == MAIL_CHANGE_APPEND && change->step == MAIL_STEP_NEW
+                      && change->staged->dirty;
+  g_mutex_unlock (&batch->changes->lock);
+  return outdated;
+}
+
 void
 mail_batch_retry (MailBatch *batch, MailChange *change, const GError *error)
 {
   if (error != NULL && batch->network_error == NULL)
     batch->network_error = g_error_copy (error);
+  if (is_outdated (batch, change))
+    {
+      g_autoptr (MailStaged) staged = mail_staged_ref (change->staged);
+
+      finish (batch, change, NULL);
+      mail_staged_unsent (staged);
+      return;
+    }
   g_mutex_lock (&batch->changes->lock);
   if (error != NULL)
     change->n_tries++;
   change->running = FALSE;
+  if (change->fd >= 0)
+    close (change->fd);
+  change->fd = -1;
   g_mutex_unlock (&batch->changes->lock);
   g_ptr_array_remove (batch->items, change);
 }

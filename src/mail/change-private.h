@@ -60,6 +60,7 @@ struct MailChange
   MailStaged *staged; /* APPEND and COPY: the file; MOVE: what stands in the target meanwhile */
   guint32 replaces_content, replaces; /* a message of the target that goes once this is done */
   guint32 replaces_uidvalidity;
+  gboolean in_place; /* it is listed until then, else it has been hidden since */
   guint8 add, remove;
   char *add_keywords, *remove_keywords;
   MailChangeStep step;
@@ -71,7 +72,8 @@ struct MailChange
   guint batch_limit; /* a batch with it failed as a whole: smaller ones find out why; 0: none */
   gboolean running;
   GArray *waiters; /* of MailChangeWaiter, or NULL */
-  GList link;      /* in changes->queue */
+  int fd; /* APPEND, running: the bytes that were committed, whatever is written now; -1 */
+  GList link; /* in changes->queue */
 };
 
 /* A file that is not a message yet; all under changes->lock but what is constant. */
@@ -353,6 +355,7 @@ void mail_staged_place_locked (MailStaged *staged, MailMailbox *mailbox, const c
 void mail_staged_list_locked (MailStaged *staged, gboolean listed);
 void mail_staged_stand_for_locked (MailStaged *staged, guint32 content_id, guint32 uidvalidity,
                                    guint32 uid);
+void mail_staged_unstand_locked (MailStaged *staged);
 void mail_staged_journal_locked (MailStaged *staged); /* inside a journal transaction */
 /* Mailboxes have other names now: so have those of our rows. */
 void mail_stage_renamed (MailChanges *changes);
@@ -395,8 +398,9 @@ typedef struct
   guint8 digest[MAIL_DIGEST_SIZE];
   char *message_id;
 } MailWire;
-/* What is sent: with CRLF line ends. */
-gboolean mail_spool_wire (MailChanges *changes, guint32 id, MailWire *wire_out, GError **error);
+/* What is sent: with CRLF line ends. Takes fd, the spool file. */
+gboolean mail_spool_wire (MailChanges *changes, guint32 id, int fd, MailWire *wire_out,
+                          GError **error);
 char *mail_spool_message_id (MailChanges *changes, guint32 id);
 /* Bytes of the wire become those of the message's cache file. Returns the size as it is read. */
 guint64 mail_spool_to_cache (MailChanges *changes, int wire_fd, guint64 size, guint32 content_id,

@@ -77,6 +77,14 @@ enqueue (MailStaged *staged, gboolean wait, MailDoneFunc done, gpointer user_dat
   if (copy)
     mail_change_set_target (change, mailbox);
   g_mutex_lock (&changes->lock);
+  if (staged->state != MAIL_STAGED_LOCAL)
+    {
+      /* Somebody else has committed or removed it meanwhile. */
+      g_mutex_unlock (&changes->lock);
+      mail_change_free (change);
+      mail_staged_commit (staged, wait, done, user_data);
+      return;
+    }
   change->staged = mail_staged_ref (staged);
   if (copy)
     {
@@ -87,6 +95,7 @@ enqueue (MailStaged *staged, gboolean wait, MailDoneFunc done, gpointer user_dat
   change->replaces_content = staged->replaces_content;
   change->replaces_uidvalidity = staged->replaces_uidvalidity;
   change->replaces = staged->replaces_uid;
+  change->in_place = staged->in_place;
   if (staged->mtime == G_MININT64 && !copy)
     staged->mtime = g_get_real_time () / G_USEC_PER_SEC;
   if (staged->fd >= 0)
@@ -349,7 +358,7 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
 /* Not sent yet: nothing will be. A message that was on the way to where it stood goes to the trash
  * from where it was; so does what it was going to replace. */
 static void
-drop_unsent (MailStaged *staged, MailMailbox *mailbox)
+drop_unsent (MailStaged *staged)
 {
   MailChanges *changes = staged->changes;
   g_autoptr (MailMailbox) source = NULL;
@@ -380,8 +389,10 @@ drop_unsent (MailStaged *staged, MailMailbox *mailbox)
   g_mutex_unlock (&changes->lock);
   if (source != NULL)
     mail_change_remove_hidden (changes, source, content_id, uidvalidity, uid);
-  if (old != 0 && mailbox != NULL)
-    mail_change_remove_hidden (changes, mailbox, old_content, old_uidvalidity, old);
+  g_autoptr (MailMailbox) where = old != 0 ? mail_store_contents (changes->store, old_content)
+                                           : NULL;
+  if (where != NULL)
+    mail_change_remove_hidden (changes, where, old_content, old_uidvalidity, old);
 }
 
 void
@@ -400,6 +411,7 @@ mail_staged_drop (MailStaged *staged, MailDoneFunc done, gpointer user_data)
       under_way = TRUE;
       staged->dropped = TRUE;
       mail_staged_list_locked (staged, FALSE);
+      mail_staged_unstand_locked (staged);
       mail_journal_begin (changes->journal);
       mail_staged_journal_locked (staged);
       mail_change_journal_locked (staged->change);
@@ -418,7 +430,7 @@ mail_staged_drop (MailStaged *staged, MailDoneFunc done, gpointer user_data)
       return;
     }
   if (!under_way && state != MAIL_STAGED_DROPPED)
-    drop_unsent (staged, mailbox);
+    drop_unsent (staged);
   if (mailbox != NULL)
     mail_effect_directory (mailbox);
   tell (done, user_data, NULL);
@@ -432,7 +444,7 @@ mail_staged_forget (MailStaged *staged)
   gboolean commit = FALSE, empty = FALSE;
 
   g_mutex_lock (&changes->lock);
-  if (staged->state == MAIL_STAGED_DONE)
+  if (staged->state == MAIL_STAGED_DONE && !staged->dirty)
     mail_staged_discard_locked (staged, MAIL_STAGED_DONE);
   else if (staged->state == MAIL_STAGED_LOCAL && !staged->temporary)
     {
@@ -485,6 +497,19 @@ move_on (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidity, const Ma
   mail_changes_kick (changes);
 }
 
+static void
+commit_again (MailStaged *staged, GArray *waiters)
+{
+  if (staged->orphan)
+    mail_staged_fail (staged, "the program that wrote it was interrupted");
+  for (guint i = 0; waiters != NULL && i < waiters->len; i++)
+    {
+      const MailChangeWaiter *waiter = &g_array_index (waiters, MailChangeWaiter, i);
+
+      mail_staged_commit (staged, TRUE, waiter->done, waiter->user_data);
+    }
+}
+
 /* Written again meanwhile: that is the next version of the message. */
 static void
 become_next (MailStaged *staged)
@@ -501,12 +526,26 @@ become_next (MailStaged *staged)
   mail_staged_journal_locked (staged);
   mail_journal_commit (changes->journal, NULL);
   g_mutex_unlock (&changes->lock);
-  for (guint i = 0; waiters != NULL && i < waiters->len; i++)
-    {
-      const MailChangeWaiter *waiter = &g_array_index (waiters, MailChangeWaiter, i);
+  commit_again (staged, waiters);
+}
 
-      mail_staged_commit (staged, TRUE, waiter->done, waiter->user_data);
-    }
+/* What was sent is not on the server, and the bytes have changed since: it is a file that is being
+ * written, as before. Net thread. */
+void
+mail_staged_unsent (MailStaged *staged)
+{
+  MailChanges *changes = staged->changes;
+  g_autoptr (GArray) waiters = NULL;
+
+  g_mutex_lock (&changes->lock);
+  staged->state = MAIL_STAGED_LOCAL;
+  staged->change = NULL;
+  waiters = g_steal_pointer (&staged->recommit);
+  mail_journal_begin (changes->journal);
+  mail_staged_journal_locked (staged);
+  mail_journal_commit (changes->journal, NULL);
+  g_mutex_unlock (&changes->lock);
+  commit_again (staged, waiters);
 }
 
 static void
@@ -552,12 +591,17 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
       mail_effect_hide_now (mailbox, content_id, message->uid, NULL);
       mail_effect_hold (mailbox, content_id, message->uid, FALSE);
       mail_effect_hidden (mailbox, content_id, message->uid);
-      if (elsewhere)
+      if (elsewhere && !dirty)
         {
           move_on (staged, mailbox, uidvalidity, message);
           return TRUE;
         }
       mail_change_remove_hidden (changes, mailbox, content_id, uidvalidity, message->uid);
+      if (elsewhere)
+        {
+          mail_staged_unsent (staged); /* the next version goes where it is now */
+          return TRUE;
+        }
       g_mutex_lock (&changes->lock);
       staged->change = NULL;
       mail_staged_discard_locked (staged, MAIL_STAGED_DROPPED);

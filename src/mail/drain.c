@@ -199,7 +199,9 @@ mail_store_drain (MailStore *store, MailMailbox *mailbox, MailDoneFunc done, gpo
   drain->done = done;
   drain->user_data = user_data;
   g_mutex_lock (&changes->lock);
-  drain->upto = changes->queue.tail != NULL ? ((MailChange *)changes->queue.tail->data)->id : 0;
+  /* Numbered before they are queued: the last one need not have the highest number. */
+  for (GList *link = changes->queue.head; link != NULL; link = link->next)
+    drain->upto = MAX (drain->upto, ((MailChange *)link->data)->id);
   g_queue_push_tail (&changes->drains, drain);
   changes->urgent |= changes->queue.length > 0;
   g_mutex_unlock (&changes->lock);
@@ -246,6 +248,7 @@ mail_store_queue_lines (MailStore *store)
       const MailChange *change = link->data;
       MailChange *copy = g_new0 (MailChange, 1);
 
+      copy->fd = -1;
       copy->id = change->id;
       copy->kind = change->kind;
       copy->uid = change->uid;

@@ -156,8 +156,8 @@ fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data
   wake_readers (fetch);
 }
 
-/* The size is told before the end is known in the cache: who reads it from there is answered at once,
- * and must find the true length when he reads on. */
+/* The size is told before the end is known in the cache: who reads it from there is answered at
+ * once, and must find the true length when he reads on. */
 static void
 write_end (MailFetch *fetch, guint64 end)
 {

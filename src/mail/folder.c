@@ -235,7 +235,9 @@ made (const GError *error, gpointer data)
 {
   Folder *folder = data;
 
-  if (error != NULL)
+  /* Somebody else was faster: what is wanted is there. */
+  if (error != NULL
+      && !(folder->leaf == NULL && g_error_matches (error, MAIL_ERROR, MAIL_ERROR_EXISTS)))
     folder_end (folder, error);
   else
     relist (folder, NULL);
@@ -339,7 +341,8 @@ is_protected (MailMailbox *mailbox)
   return inbox || special;
 }
 
-/* What the user has removed himself does not stand in the way, even where the server keeps it hidden. */
+/* What the user has removed himself does not stand in the way, even where the server keeps it
+ * hidden. */
 static guint
 n_messages (MailMailbox *mailbox)
 {

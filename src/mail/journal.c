@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define APPLICATION_ID 0x6d6a6f75 /* "mjou" */
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 /* Ids are reserved in blocks, so that a file that is made does not cost two writes. */
 #define ID_BLOCK 256u
 
@@ -45,7 +45,7 @@ static const char schema[]
       " name TEXT, temporary INTEGER, mtime INTEGER, flags INTEGER, keywords TEXT, size INTEGER,"
       " wire_size INTEGER, digest BLOB, replaces_uidvalidity INTEGER, replaces INTEGER,"
       " in_place INTEGER, source TEXT, source_uidvalidity INTEGER, source_uid INTEGER,"
-      " uidvalidity INTEGER, uid INTEGER, error TEXT);"
+      " uidvalidity INTEGER, uid INTEGER, error TEXT, dirty INTEGER);"
       "COMMIT";
 
 static void
@@ -170,7 +170,7 @@ prepare (MailJournal *journal)
                             "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)" },
     { &journal->remove_change, "DELETE FROM changes WHERE id=?" },
     { &journal->put_staged, "INSERT OR REPLACE INTO staged VALUES "
-                            "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)" },
+                            "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)" },
     { &journal->remove_staged, "DELETE FROM staged WHERE id=?" },
     { &journal->put_about, "INSERT OR REPLACE INTO about VALUES (?,?)" },
   };
@@ -390,6 +390,7 @@ mail_journal_put_staged (MailJournal *journal, const MailJournalStaged *row)
   sqlite3_bind_int64 (stmt, i++, row->uidvalidity);
   sqlite3_bind_int64 (stmt, i++, row->uid);
   bind_text (stmt, i++, row->error);
+  sqlite3_bind_int64 (stmt, i++, row->dirty);
   finish_row (journal, stmt);
 }
 
@@ -544,6 +545,7 @@ read_staged (sqlite3_stmt *stmt)
   row->uidvalidity = column (stmt, i++);
   row->uid = column (stmt, i++);
   row->error = column_text (stmt, i++);
+  row->dirty = column (stmt, i++) != 0;
   return row;
 }
 

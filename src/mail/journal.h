@@ -54,6 +54,7 @@ typedef struct
   guint32 source_uidvalidity, source_uid;
   guint32 uidvalidity, uid; /* DONE */
   char *error;
+  gboolean dirty; /* what is in the spool is not what was sent */
 } MailJournalStaged;
 
 /* path: of the database. A damaged one is moved aside (path-N.bad); *lost_out tells, as it does

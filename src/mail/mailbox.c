@@ -172,8 +172,7 @@ mail_mailbox_load_locked (MailMailbox *mailbox)
   if (mailbox->status.uidvalidity == 0)
     return FALSE;
 
-  mailbox->messages
-      = mail_index_load_messages (mailbox->store->index, mailbox->content_id, &error);
+  mailbox->messages = mail_index_load_messages (mailbox->store->index, mailbox->content_id, &error);
   if (mailbox->messages == NULL)
     {
       /* Corrupt: as if it had never been listed. */

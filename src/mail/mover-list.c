@@ -162,7 +162,7 @@ mail_mover_fetched (MailMover *mover, MailMailbox *mailbox, guint32 content_id, 
 {
   g_autofree char *id = NULL;
 
-  if (mover->store->options.pop3_delete || g_hash_table_size (mover->fetched) >= FETCHED_MAX)
+  if (g_hash_table_size (mover->fetched) >= FETCHED_MAX)
     return;
   g_mutex_lock (&mailbox->lock);
   id = g_strdup (mail_mailbox_remote_id_locked (mailbox, uid));

@@ -9,6 +9,7 @@
 #include "mailfs/log.h"
 
 #include <string.h>
+#include <unistd.h>
 
 /* A change that follows within this of a good answer belongs to a burst. */
 #define BURST_GAP (100 * G_TIME_SPAN_MILLISECOND)
@@ -35,6 +36,7 @@ mail_change_new (MailChanges *changes, MailChangeKind kind, MailMailbox *mailbox
   change->content_id = mail_mailbox_content_id (mailbox);
   change->uidvalidity = mail_effect_uidvalidity (mailbox);
   change->link.data = change;
+  change->fd = -1;
   return change;
 }
 
@@ -48,6 +50,8 @@ mail_change_set_target (MailChange *change, MailMailbox *target)
 void
 mail_change_free (MailChange *change)
 {
+  if (change->fd >= 0)
+    close (change->fd);
   g_clear_pointer (&change->mailbox, mail_mailbox_unref);
   g_clear_pointer (&change->target, mail_mailbox_unref);
   g_clear_pointer (&change->staged, mail_staged_unref);
@@ -255,6 +259,10 @@ static void
 take (MailBatch *batch, MailChange *change)
 {
   change->running = TRUE;
+  /* From here on who writes gets a file of his own. */
+  if (change->kind == MAIL_CHANGE_APPEND && change->step == MAIL_STEP_NEW
+      && change->staged->has_spool)
+    change->fd = mail_spool_open (batch->changes, change->staged->id, FALSE, NULL);
   g_ptr_array_add (batch->items, change);
   if (change->uid != 0)
     mail_uid_set_add (batch->uids, change->uid, change->uid);

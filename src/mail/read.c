@@ -12,8 +12,8 @@
 
 #define WINDOW_MIN (2 * (guint64)MAIL_BLOCK_SIZE)
 #define WINDOW_MAX (1024 * (guint64)MAIL_BLOCK_SIZE) /* 64 MiB */
-#define PREFIX_MAX (2 * (guint64)MAIL_BLOCK_SIZE)   /* what the kernel reads ahead at most */
-#define PREFIX_WORTH (8 * (guint64)MAIL_BLOCK_SIZE) /* a smaller message comes whole */
+#define PREFIX_MAX (2 * (guint64)MAIL_BLOCK_SIZE)    /* what the kernel reads ahead at most */
+#define PREFIX_WORTH (8 * (guint64)MAIL_BLOCK_SIZE)  /* a smaller message comes whole */
 #define NEAR (16 * (guint64)MAIL_BLOCK_SIZE) /* the kernel reads ahead, and not always in order */
 
 /* Whether this account's messages come by range at all. */

@@ -155,6 +155,7 @@ fill_from_row (MailStaged *staged, const MailJournalStaged *row)
   staged->keywords = g_strdup (row->keywords);
   staged->flags_set = TRUE;
   staged->written = TRUE;
+  staged->dirty = row->dirty;
   staged->has_spool = row->source == NULL;
   staged->size = staged->has_spool ? spool_size (staged->changes, row->id) : row->size;
   staged->wire_size = row->wire_size;
@@ -345,25 +346,48 @@ show_again (MailChanges *changes, MailChange *change, const MailJournalChange *r
   g_mutex_unlock (&changes->lock);
 }
 
+/* Of a copy that is to become a file its source, where that is still what it was. */
+static MailMailbox *
+find_source (MailChanges *changes, MailStaged *staged)
+{
+  MailMailbox *source = find_mailbox (changes->store, staged->source_name);
+  guint32 uidvalidity = source != NULL ? load_mailbox (source) : 0;
+
+  if (uidvalidity != 0 && uidvalidity != staged->source_uidvalidity)
+    g_clear_pointer (&source, mail_mailbox_unref);
+  return source;
+}
+
 static gboolean
 attach_file (MailChanges *changes, MailChange *change, guint32 id)
 {
+  g_autoptr (MailStaged) staged = mail_stage_find (changes->store, id);
+  g_autoptr (MailMailbox) source = NULL;
+  guint32 source_content = 0;
   gboolean good = FALSE;
 
+  if (staged != NULL && staged->source_name != NULL)
+    {
+      source = find_source (changes, staged);
+      if (source == NULL)
+        mail_staged_fail (staged, "what it was a copy of is no longer there");
+      else
+        source_content = mail_mailbox_content_id (source);
+    }
   g_mutex_lock (&changes->lock);
-  MailStaged *staged = g_hash_table_lookup (changes->staged, GUINT_TO_POINTER (id));
   if (staged != NULL && staged->state == MAIL_STAGED_QUEUED)
     {
       good = TRUE;
       change->staged = mail_staged_ref (staged);
       staged->change = change;
+      change->in_place = staged->in_place;
       /* As it was sent: what the search for it goes by. */
       change->sent_flags = staged->flags;
       change->sent_keywords = g_strdup (staged->keywords);
-      if (staged->source_name != NULL)
+      if (source != NULL)
         {
-          staged->source = mail_mailbox_ref (change->mailbox);
-          staged->source_content = change->content_id;
+          staged->source_content = source_content;
+          staged->source = g_steal_pointer (&source);
         }
       if (!staged->dropped && !staged->in_place)
         mail_staged_list_locked (staged, TRUE);

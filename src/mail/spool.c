@@ -309,7 +309,7 @@ convert_piece (Conversion *conversion, MailWire *wire, const guint8 *data, gsize
 }
 
 gboolean
-mail_spool_wire (MailChanges *changes, guint32 id, MailWire *wire_out, GError **error)
+mail_spool_wire (MailChanges *changes, guint32 id, int fd, MailWire *wire_out, GError **error)
 {
   Conversion conversion = { .changes = changes, .id = id, .to = -1 };
   g_autofree guint8 *buffer = g_malloc (PIECE);
@@ -319,9 +319,7 @@ mail_spool_wire (MailChanges *changes, guint32 id, MailWire *wire_out, GError **
 
   memset (wire_out, 0, sizeof *wire_out);
   wire_out->fd = -1;
-  conversion.from = mail_spool_open (changes, id, FALSE, error);
-  if (conversion.from < 0)
-    return FALSE;
+  conversion.from = fd;
   conversion.sum = g_checksum_new (G_CHECKSUM_SHA256);
   conversion.out = g_byte_array_new ();
   while (good && (n = read_at (conversion.from, conversion.offset, buffer, PIECE, error)) > 0)

@@ -12,6 +12,14 @@
 #include <string.h>
 #include <unistd.h>
 
+static void
+rewrite_row_locked (MailStaged *staged)
+{
+  mail_journal_begin (staged->changes->journal);
+  mail_staged_journal_locked (staged);
+  mail_journal_commit (staged->changes->journal, NULL);
+}
+
 /* --- made ----------------------------------------------------------------------------------------
  */
 
@@ -190,6 +198,7 @@ done_to_replacement_locked (MailStaged *staged, gboolean keep, GError **error)
   mail_staged_stand_for_locked (staged, staged->content_id, staged->uidvalidity, staged->uid);
   staged->mtime = G_MININT64;
   staged->state = MAIL_STAGED_LOCAL;
+  rewrite_row_locked (staged);
   return TRUE;
 }
 
@@ -207,6 +216,10 @@ queued_to_writable_locked (MailStaged *staged, gboolean keep, GError **error)
     }
   if (change->running || change->step != MAIL_STEP_NEW)
     {
+      gboolean separate = !staged->dirty;
+      staged->dirty = TRUE;
+      if (separate)
+        rewrite_row_locked (staged);
       if (staged->fd >= 0)
         close (staged->fd);
       staged->fd = -1;
@@ -216,7 +229,7 @@ queued_to_writable_locked (MailStaged *staged, gboolean keep, GError **error)
           staged->fd = mail_spool_open (changes, staged->id, TRUE, error);
           return staged->fd >= 0;
         }
-      return staged->dirty || mail_spool_separate (changes, staged->id, error);
+      return !separate || mail_spool_separate (changes, staged->id, error);
     }
   staged->change = NULL;
   staged->state = MAIL_STAGED_LOCAL;
@@ -343,16 +356,6 @@ not_sent_locked (const MailStaged *staged)
              && staged->change->kind == MAIL_CHANGE_APPEND);
 }
 
-static void
-rewrite_row_locked (MailStaged *staged)
-{
-  if (staged->state != MAIL_STAGED_QUEUED)
-    return; /* the row is written when it is committed */
-  mail_journal_begin (staged->changes->journal);
-  mail_staged_journal_locked (staged);
-  mail_journal_commit (staged->changes->journal, NULL);
-}
-
 void
 mail_staged_set_mtime (MailStaged *staged, gint64 mtime)
 {
@@ -360,7 +363,8 @@ mail_staged_set_mtime (MailStaged *staged, gint64 mtime)
   if (not_sent_locked (staged))
     {
       staged->mtime = mtime;
-      rewrite_row_locked (staged);
+      if (staged->state == MAIL_STAGED_QUEUED)
+        rewrite_row_locked (staged);
     }
   g_mutex_unlock (&staged->changes->lock);
 }
@@ -381,7 +385,8 @@ mail_staged_set_flags (MailStaged *staged, guint8 flags, const char *keywords)
   g_free (staged->keywords);
   staged->keywords = g_strdup (keywords);
   staged->flags_set = TRUE;
-  rewrite_row_locked (staged);
+  if (staged->state == MAIL_STAGED_QUEUED)
+    rewrite_row_locked (staged);
   g_mutex_unlock (&changes->lock);
   if (done_content == 0)
     return;

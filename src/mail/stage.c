@@ -166,15 +166,25 @@ mail_staged_place_locked (MailStaged *staged, MailMailbox *mailbox, const char *
   mail_staged_list_locked (staged, listed);
 }
 
+/* Whoever writes to that message now writes to another file. */
 void
-mail_staged_stand_for_locked (MailStaged *staged, guint32 content_id, guint32 uidvalidity,
-                              guint32 uid)
+mail_staged_unstand_locked (MailStaged *staged)
 {
   GHashTable *table = staged->changes->by_replaced;
   guint64 key = mail_staged_key (staged->replaces_content, staged->replaces_uid);
 
   if (g_hash_table_lookup (table, &key) == staged)
     g_hash_table_remove (table, &key);
+}
+
+void
+mail_staged_stand_for_locked (MailStaged *staged, guint32 content_id, guint32 uidvalidity,
+                              guint32 uid)
+{
+  GHashTable *table = staged->changes->by_replaced;
+  guint64 key;
+
+  mail_staged_unstand_locked (staged);
   staged->replaces_content = content_id;
   staged->replaces_uidvalidity = uidvalidity;
   staged->replaces_uid = uid;
@@ -212,6 +222,7 @@ mail_staged_journal_locked (MailStaged *staged)
     .uidvalidity = staged->uidvalidity,
     .uid = staged->uid,
     .error = staged->error,
+    .dirty = staged->dirty && staged->state == MAIL_STAGED_QUEUED,
   };
 
   if (staged->placeholder)
@@ -241,7 +252,6 @@ void
 mail_staged_discard_locked (MailStaged *staged, MailStagedState state)
 {
   MailChanges *changes = staged->changes;
-  guint64 key = mail_staged_key (staged->replaces_content, staged->replaces_uid);
 
   mail_staged_list_locked (staged, FALSE);
   staged->state = state;
@@ -253,8 +263,7 @@ mail_staged_discard_locked (MailStaged *staged, MailStagedState state)
       mail_journal_commit (changes->journal, NULL);
     }
   mail_staged_remove_spool_locked (staged);
-  if (g_hash_table_lookup (changes->by_replaced, &key) == staged)
-    g_hash_table_remove (changes->by_replaced, &key);
+  mail_staged_unstand_locked (staged);
   g_hash_table_remove (changes->staged,
                        GUINT_TO_POINTER (staged->id)); /* may be the last reference */
 }
@@ -267,6 +276,11 @@ mail_staged_fail (MailStaged *staged, const char *reason)
   guint32 hidden_content = 0, hidden = 0;
 
   g_mutex_lock (&changes->lock);
+  if (staged->state == MAIL_STAGED_DROPPED)
+    {
+      g_mutex_unlock (&changes->lock); /* the user was faster */
+      return;
+    }
   mail_staged_list_locked (staged, FALSE);
   if (staged->mailbox != NULL)
     mailbox = mail_mailbox_ref (staged->mailbox);
@@ -277,7 +291,8 @@ mail_staged_fail (MailStaged *staged, const char *reason)
     }
   mail_staged_stand_for_locked (staged, 0, 0, 0);
   staged->change = NULL;
-  if (staged->placeholder || staged->dropped)
+  /* A copy on the server holds nothing of the user's: its source is where it was. */
+  if (staged->placeholder || staged->dropped || !staged->has_spool)
     mail_staged_discard_locked (staged, MAIL_STAGED_DROPPED);
   else
     {

@@ -87,8 +87,9 @@ MailMailbox *
 mail_store_mailbox (MailStore *store, guint32 id)
 {
   g_rw_lock_reader_lock (&store->tree_lock);
-  MailMailbox *mailbox
-      = id == MAIL_ROOT_ID ? store->root : g_hash_table_lookup (store->by_id, GUINT_TO_POINTER (id));
+  MailMailbox *mailbox = id == MAIL_ROOT_ID
+                             ? store->root
+                             : g_hash_table_lookup (store->by_id, GUINT_TO_POINTER (id));
   if (mailbox != NULL)
     mail_mailbox_ref (mailbox);
   g_rw_lock_reader_unlock (&store->tree_lock);
@@ -159,6 +160,20 @@ watch_latest (MailStore *store, GPtrArray *used)
   store->backend->ops->watch (store->backend, name, pushed, store);
 }
 
+/* As of the last login, which may have come late; known at the next start, should that be without a
+ * server. */
+static void
+note_caps (MailStore *store)
+{
+  guint caps = store->backend->ops->caps (store->backend);
+  g_autofree char *text = g_strdup_printf ("%u", caps);
+
+  if (caps == 0 || caps == mail_store_caps (store))
+    return;
+  g_atomic_int_set (&store->caps, (gint)caps);
+  mail_index_set_meta (store->index, "caps", text);
+}
+
 static gboolean
 poll_used (gpointer data)
 {
@@ -183,6 +198,7 @@ poll_used (gpointer data)
                       && now - store->listed_at >= store->options.refresh * G_TIME_SPAN_SECOND;
   g_rw_lock_reader_unlock (&store->tree_lock);
 
+  note_caps (store);
   if (store->mover != NULL)
     mail_mover_poll (store->mover);
   /* A list that carries STATUS resets tried_at of exactly the mailboxes that changed. */
@@ -390,8 +406,7 @@ logged_in (const GError *error, gpointer data)
       finish_start (starting, error);
       return;
     }
-  g_atomic_int_set (&starting->store->caps,
-                    (gint)starting->store->backend->ops->caps (starting->store->backend));
+  note_caps (starting->store);
   mail_waiter_init (&starting->waiter, listed);
   if (mail_store_fresh_tree (starting->store, &starting->waiter, NULL) == MAIL_READY)
     finish_start (starting, NULL);
@@ -456,14 +471,11 @@ drained (const GError *error, gpointer data)
 void
 mail_store_stop (MailStore *store, MailDoneFunc done, gpointer user_data)
 {
-  g_autofree char *caps = g_strdup_printf ("%u", mail_store_caps (store));
-
   if (store->refresh_timer != NULL)
     {
       g_source_destroy (store->refresh_timer);
       g_clear_pointer (&store->refresh_timer, g_source_unref);
     }
-  mail_index_set_meta (store->index, "caps", caps);
   Stopping *stopping = g_new0 (Stopping, 1);
   stopping->store = store;
   stopping->done = done;

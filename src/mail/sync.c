@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Bringing one mailbox's messages up to date: what the backend reports is gathered on the net thread
- * and merged in one step when it says that it is complete, so that a listing cut short changes
- * nothing. Readers see the old state or the new one.
+ * Bringing one mailbox's messages up to date: what the backend reports is gathered on the net
+ * thread and merged in one step when it says that it is complete, so that a listing cut short
+ * changes nothing. Readers see the old state or the new one.
  */
 #include "mail/mover.h"
 
@@ -26,10 +26,10 @@ typedef struct
   MailMailboxStatus known;
   guint32 uidvalidity;
   gboolean begun, complete, has_present;
-  GArray *messages;     /* of MailMessage: all of them (complete), else the new ones */
+  GArray *messages;      /* of MailMessage: all of them (complete), else the new ones */
   GPtrArray *remote_ids; /* beside messages with MAIL_CAP_REMOTE_IDS, else NULL */
   gint64 began;          /* monotonic µs */
-  GArray *flags;        /* of MailMessage: only flags, keywords, modseq */
+  GArray *flags;         /* of MailMessage: only flags, keywords, modseq */
   MailUidSet *vanished, *present;
 } Sync;
 
@@ -56,7 +56,8 @@ changed_now (void)
 gint64
 mail_message_changed (const MailMessage *message)
 {
-  return message->changed != 0 ? MAIL_CHANGED_EPOCH + (gint64)message->changed : message->internaldate;
+  return message->changed != 0 ? MAIL_CHANGED_EPOCH + (gint64)message->changed
+                               : message->internaldate;
 }
 
 /* --- the sink -------------------------------------------------------------------------------- */
@@ -207,9 +208,9 @@ is_back (Merge *merge, const MailMessage *old, const MailMessage *said)
   return answered != NULL && GPOINTER_TO_UINT (answered) <= merge->sync->number;
 }
 
-/* What the server says of flags replaces ours, but for changes of ours that it has not answered yet;
- * size and date of a known message stay. A server that has no flags says nothing of them: then ours,
- * which a mail program may have set, stay too. */
+/* What the server says of flags replaces ours, but for changes of ours that it has not answered
+ * yet; size and date of a known message stay. A server that has no flags says nothing of them: then
+ * ours, which a mail program may have set, stay too. */
 static void
 update (Merge *merge, MailMessage *old, const MailMessage *said)
 {
@@ -472,16 +473,16 @@ retain_kept (Merge *merge)
 
   for (guint i = 0; sync->remote_ids != NULL && i < sync->remote_ids->len; i++)
     g_hash_table_add (reported, sync->remote_ids->pdata[i]);
-  retained = mail_mover_retain_locked (mailbox->store->mover, mailbox, reported,
-                                       sync->began);
+  retained = mail_mover_retain_locked (mailbox->store->mover, mailbox, reported, sync->began);
   g_hash_table_iter_init (&iter, retained);
   while (g_hash_table_iter_next (&iter, &id, NULL))
     {
       gpointer uid = mailbox->remote_to_uid != NULL
                          ? g_hash_table_lookup (mailbox->remote_to_uid, id)
                          : NULL;
-      const MailMessage *message
-          = uid != NULL ? mail_mailbox_get_locked (mailbox, GPOINTER_TO_UINT (uid)) : NULL;
+      const MailMessage *message = uid != NULL
+                                       ? mail_mailbox_get_locked (mailbox, GPOINTER_TO_UINT (uid))
+                                       : NULL;
 
       if (message != NULL)
         g_array_append_vals (sync->messages, message, 1);
@@ -514,8 +515,8 @@ replace_contents (Merge *merge)
   merge->entries_changed = TRUE;
 }
 
-/* A directory's time is when it was first seen, so that a listing does not change it under a copying
- * tool, and from then on the last time at which we saw its entries change. */
+/* A directory's time is when it was first seen, so that a listing does not change it under a
+ * copying tool, and from then on the last time at which we saw its entries change. */
 static void
 touch (Merge *merge, gboolean first)
 {
@@ -540,8 +541,9 @@ remember_result (MailMailbox *mailbox, const MailSyncResult *result, gboolean ow
   mailbox->status.n_messages = n;
   mailbox->status.n_unseen = 0;
   for (guint i = 0; i < n; i++)
-    mailbox->status.n_unseen
-        += (g_array_index (mailbox->messages, MailMessage, i).flags & MAIL_FLAG_SEEN) == 0;
+    mailbox->status.n_unseen += (g_array_index (mailbox->messages, MailMessage, i).flags
+                                 & MAIL_FLAG_SEEN)
+                                == 0;
   mailbox->server_read_only = result->read_only;
   mailbox->settable_flags = result->settable_flags;
   mailbox->any_keyword = result->any_keyword;
@@ -581,8 +583,9 @@ merge_locked (Merge *merge, const MailSyncResult *result)
     merge_difference (merge);
 
   prune (merge);
-  remember_result (mailbox, result, sync->remote_ids != NULL
-                                        || (mail_store_caps (mailbox->store) & MAIL_CAP_REMOTE_IDS));
+  remember_result (mailbox, result,
+                   sync->remote_ids != NULL
+                       || (mail_store_caps (mailbox->store) & MAIL_CAP_REMOTE_IDS));
   if (first || merge->entries_changed)
     touch (merge, first);
   mailbox->flag_changes += merge->changed->len > 0;
@@ -723,13 +726,13 @@ mail_sync_start (MailMailbox *mailbox)
   MailStore *store = mailbox->store;
   Sync *sync = g_new0 (Sync, 1);
 
-  sync->sink = (MailSyncSink){ .begin = sync_begin,
-                               .message = sync_message,
-                               .flags = sync_flags,
-                               .vanished = sync_vanished,
-                               .present = sync_present,
-                               .is_known = sync_is_known,
-                               .done = sync_done };
+  sync->sink = (MailSyncSink) { .begin = sync_begin,
+                                .message = sync_message,
+                                .flags = sync_flags,
+                                .vanished = sync_vanished,
+                                .present = sync_present,
+                                .is_known = sync_is_known,
+                                .done = sync_done };
   sync->mailbox = mail_mailbox_ref (mailbox);
   sync->began = g_get_monotonic_time ();
   sync->messages = g_array_new (FALSE, FALSE, sizeof (MailMessage));

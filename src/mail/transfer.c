@@ -225,6 +225,48 @@ copied (MailBatch *batch)
 /* --- the answer
  * -------------------------------------------------------------------------------------------- */
 
+/* Refused: what was not told to be there was not done. The connection lost: look before trying
+ * again. A long set goes out as several commands: the earlier ones may have been done all the same.
+ */
+static void
+interrupted (MailBatch *batch, GHashTable *by_uid, guint32 target_uidvalidity, const GError *error)
+{
+  gboolean two_steps = !is_copy (batch) && !has_move (batch);
+  gboolean refused = !mail_store_is_network_error (error)
+                     || g_error_matches (error, MAIL_ERROR, MAIL_ERROR_UNREACHABLE)
+                     || g_error_matches (error, MAIL_ERROR, MAIL_ERROR_BUSY);
+  g_autoptr (GPtrArray) items = g_ptr_array_copy (batch->items, NULL, NULL);
+
+  for (guint i = 0; i < items->len; i++)
+    {
+      MailChange *change = items->pdata[i];
+      guint32 to = GPOINTER_TO_UINT (g_hash_table_lookup (by_uid, GUINT_TO_POINTER (change->uid)));
+
+      if (to != 0)
+        change->target_uidvalidity = target_uidvalidity;
+      if (to != 0 && two_steps)
+        set_step (batch, change, MAIL_STEP_COPIED, to);
+      else if (to == 0 && refused)
+        set_step (batch, change, MAIL_STEP_NEW, 0);
+    }
+  mail_batch_journal (batch, NULL);
+  for (guint i = 0; i < items->len; i++)
+    {
+      MailChange *change = items->pdata[i];
+      guint32 to = GPOINTER_TO_UINT (g_hash_table_lookup (by_uid, GUINT_TO_POINTER (change->uid)));
+
+      if (to != 0 && is_copy (batch))
+        complete (batch, change, target_uidvalidity, to);
+      else if (to != 0)
+        {
+          change->lost |= refused;
+          mail_batch_retry (batch, change, NULL); /* the original is to go, or to be looked for */
+        }
+    }
+  mail_batch_refused (batch, error);
+  mail_batch_end (batch);
+}
+
 static void
 transferred (guint32 target_uidvalidity, const MailUidPair *pairs, guint n_pairs,
              const GError *error, gpointer data)
@@ -234,23 +276,15 @@ transferred (guint32 target_uidvalidity, const MailUidPair *pairs, guint n_pairs
   g_autoptr (GPtrArray) items = g_ptr_array_copy (batch->items, NULL, NULL);
 
   mail_failpoint (is_copy (batch) || two_steps ? "copy-answered" : "move-answered");
-  if (error != NULL)
-    {
-      /* Refused: nothing was done. The connection lost: look before trying again. */
-      if (!mail_store_is_network_error (error)
-          || g_error_matches (error, MAIL_ERROR, MAIL_ERROR_UNREACHABLE)
-          || g_error_matches (error, MAIL_ERROR, MAIL_ERROR_BUSY))
-        for (guint i = 0; i < items->len; i++)
-          set_step (batch, items->pdata[i], MAIL_STEP_NEW, 0);
-      mail_batch_journal (batch, NULL);
-      mail_batch_refused (batch, error);
-      mail_batch_end (batch);
-      return;
-    }
   gboolean silent = n_pairs == 0 && target_uidvalidity == 0;
   g_autoptr (GHashTable) by_uid = g_hash_table_new (NULL, NULL);
   for (guint i = 0; i < n_pairs; i++)
     g_hash_table_insert (by_uid, GUINT_TO_POINTER (pairs[i].from), GUINT_TO_POINTER (pairs[i].to));
+  if (error != NULL)
+    {
+      interrupted (batch, by_uid, target_uidvalidity, error);
+      return;
+    }
   for (guint i = 0; i < items->len; i++)
     {
       MailChange *change = items->pdata[i];
@@ -419,8 +453,13 @@ digested (GHashTable *digests, const GError *error, gpointer data)
           one.size = digest->size;
           memcpy (one.digest, digest->digest, MAIL_DIGEST_SIZE);
         }
-      else if (message.uid == 0)
-        one.bound = G_MAXUINT32; /* nothing to recognise it by */
+      else if (message.uid == 0 || (!is_copy (batch) && still_there (batch, change->uid)))
+        {
+          /* Nothing to recognise it by; and an original that cannot be read does not go for what
+           * only looks like it. */
+          one.by_bytes = TRUE;
+          one.bound = G_MAXUINT32;
+        }
       g_array_append_val (wanted, one);
     }
   mail_resolve (batch->target, wanted, found, batch);

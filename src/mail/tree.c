@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The tree of mailboxes: loaded from the index at start, brought up to date by LIST. Lists arrive on
- * the net thread; looking up is anybody's. Names have been decoded by the backend and are escaped by
- * fs through store->naming; here they are opaque components.
+ * The tree of mailboxes: loaded from the index at start, brought up to date by LIST. Lists arrive
+ * on the net thread; looking up is anybody's. Names have been decoded by the backend and are
+ * escaped by fs through store->naming; here they are opaque components.
  */
 #include "store-private.h"
 
@@ -154,7 +154,8 @@ load_row (MailStore *store, const MailIndexMailbox *row)
 static gint
 compare_paths (gconstpointer a, gconstpointer b)
 {
-  const MailIndexMailbox *left = *(MailIndexMailbox *const *)a, *right = *(MailIndexMailbox *const *)b;
+  const MailIndexMailbox *left = *(MailIndexMailbox *const *)a,
+                         *right = *(MailIndexMailbox *const *)b;
 
   return strcmp (left->path, right->path);
 }
@@ -467,7 +468,8 @@ skip_root (const MailStore *store, const MailMailboxInfo *info)
       g_string_append_printf (slash, "%s%s", i > 0 ? "/" : "", info->parts[i].text);
       g_string_append_printf (dot, "%s%s", i > 0 ? "." : "", info->parts[i].text);
       if (strcmp (slash->str, root) == 0 || strcmp (dot->str, root) == 0
-          || (i == 0 && g_ascii_strcasecmp (root, "INBOX") == 0 && strcmp (slash->str, "INBOX") == 0))
+          || (i == 0 && g_ascii_strcasecmp (root, "INBOX") == 0
+              && strcmp (slash->str, "INBOX") == 0))
         return i + 1;
     }
   return -1;

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from support import corpus
+from support import corpus, cyrus as cyrus_module
 from support.dovecot import PASSWORD, wait_for
 from support.fakepop import FakePop
 from support.mount import is_mounted
@@ -273,7 +273,7 @@ def test_in_use(fake):
     inbox = daemon.mnt / "INBOX"
     names = os.listdir(inbox)
     first = {name: read(inbox / name) for name in names[:1]}
-    daemon.stop()
+    daemon.kill()
     server.busy = True
     daemon.start()  # from the cache
     assert os.listdir(inbox) == names
@@ -732,3 +732,52 @@ def test_mail_removed_elsewhere_is_gone(fake):
         del server.messages[2]
     wait_for("it is gone", lambda: len(os.listdir(inbox)) == 5)
     assert set(os.listdir(inbox)) < set(content) and stored(daemon) == 0
+
+
+# --- another real server --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cyrus(run_dir, certs):
+    root = cyrus_module.unpack(run_dir)
+    if root is None:
+        pytest.skip("the packages of Cyrus cannot be had")
+    server = cyrus_module.Cyrus(run_dir / "cp", root, certs=certs).start()
+    yield server
+    server.stop()
+
+
+@pytest.mark.xdist_group("cyrus")
+@pytest.mark.limit(300)
+@pytest.mark.parametrize("scheme", ["pop", "pops"])
+def test_cyrus(cyrus, mount, user, work, scheme):
+    """The whole way on Cyrus, which locks the maildrop and hides the order of its UIDLs."""
+    cyrus.fill(user, range(60))
+    daemon = mount(cyrus.url(user, scheme), tls_ca=cyrus.certs.ca)
+    inbox = daemon.mnt / "INBOX"
+    names = os.listdir(inbox)
+    content = mail(inbox)
+    assert len(names) == 60 and all(NAME.match(name) for name in names)
+    before = attributes(inbox)
+    daemon.stop()
+    assert [content[name] for name in names] == bodies_on(cyrus, user)
+    daemon.start()
+    assert attributes(inbox) == before and mail(inbox) == content
+    os.unlink(inbox / names[7])
+    assert os.listdir(inbox) == names[:7] + names[8:]
+    done = run("rsync", "-ai", f"{inbox}/", f"{work}/copy/")
+    assert done.returncode == 0, done.stderr
+    assert run("rsync", "-ai", f"{inbox}/", f"{work}/copy/").stdout == ""
+    daemon.stop()
+    assert bodies_on(cyrus, user) == [content[n] for n in names if n != names[7]]
+    daemon.options["pop3"] = "delete"
+    daemon.start()
+    wait_for("all is stored", lambda: stored(daemon) == 59)
+    wait_for("the server is told", lambda: "removing 59 messages" in daemon.log())
+    daemon.stop()
+    assert bodies_on(cyrus, user) == []
+    shutil.rmtree(daemon.options["cache_dir"])
+    daemon.start()
+    assert {n: v[1:] for n, v in attributes(inbox).items()} == \
+        {n: v[1:] for n, v in before.items() if n != names[7]}
+    assert mail(inbox) == {n: b for n, b in content.items() if n != names[7]}

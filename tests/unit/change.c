@@ -6,6 +6,7 @@
  * touched.
  */
 #include "mail-harness.h"
+#include "mail/store-private.h"
 #include "mailfs/log.h"
 
 #include <string.h>
@@ -514,6 +515,183 @@ test_killed (gconstpointer data)
     }
 }
 
+/* --- answers in parts
+ * ------------------------------------------------------------------------------
+ */
+
+/* Between the store and the server: the next command of several messages is answered otherwise. */
+static const MailBackendOps *real_ops;
+static MailBackendOps other_ops;
+
+typedef struct
+{
+  MailCopyFunc copied;
+  MailAppendFunc appended;
+  gpointer user_data;
+} Between;
+
+static Between *
+between (MailBackend *self, gpointer user_data)
+{
+  Between *state = g_new0 (Between, 1);
+
+  self->ops = real_ops;
+  state->user_data = user_data;
+  return state;
+}
+
+/* The second of two commands was refused. */
+static void
+half_copied (guint32 uidvalidity, const MailUidPair *pairs, guint n_pairs, const GError *error,
+             gpointer data)
+{
+  g_autofree Between *state = data;
+  g_autoptr (GError) refused = g_error_new (MAIL_ERROR, MAIL_ERROR_OVER_QUOTA, "NO [OVERQUOTA]");
+
+  g_assert_no_error (error);
+  g_assert_cmpuint (n_pairs, ==, N_ITEMS / 2);
+  state->copied (uidvalidity, pairs, n_pairs, refused, state->user_data);
+}
+
+static void
+copy_half (MailBackend *self, const char *mailbox, guint32 uidvalidity, const MailUidRange *uids,
+           guint n_uids, const char *target, MailCopyFunc done, gpointer user_data)
+{
+  MailUidRange half = { uids[0].first, uids[0].first + N_ITEMS / 2 - 1 };
+  Between *state = between (self, user_data);
+
+  g_assert_cmpuint (n_uids, ==, 1);
+  g_assert_cmpuint (uids[0].last - uids[0].first + 1, ==, N_ITEMS);
+  state->copied = done;
+  real_ops->copy (self, mailbox, uidvalidity, &half, 1, target, half_copied, state);
+}
+
+/* One command stored them all, and its answer was lost. */
+static void
+all_in_doubt (guint32 uidvalidity, const guint32 *uids, guint n_known, gboolean maybe,
+              const GError *error, gpointer data)
+{
+  g_autofree Between *state = data;
+  g_autoptr (GError) lost = g_error_new (MAIL_ERROR, MAIL_ERROR_CONNECTION, "connection lost");
+
+  g_assert_no_error (error);
+  g_assert_cmpuint (n_known, ==, N_ITEMS);
+  state->appended (0, uids, 0, TRUE, lost, state->user_data);
+}
+
+static void
+append_in_doubt (MailBackend *self, const char *mailbox, const MailAppendItem *items, guint n_items,
+                 MailAppendFunc done, gpointer user_data)
+{
+  Between *state = between (self, user_data);
+
+  state->appended = done;
+  real_ops->append (self, mailbox, items, n_items, all_in_doubt, state);
+}
+
+/* What was done by then is not done again. */
+static void
+test_parts (gconstpointer data)
+{
+  Do what = GPOINTER_TO_UINT (data);
+  Harness *harness = start (MAIL_CAP_MOVE, 0);
+  MailBackend *backend = harness->store->backend;
+  Told tolds[N_ITEMS] = { 0 };
+  gboolean good[N_ITEMS];
+
+  fill (harness);
+  begin_changes (harness, what, tolds, TRUE);
+  real_ops = backend->ops;
+  other_ops = *real_ops;
+  other_ops.copy = copy_half;
+  other_ops.append = append_in_doubt;
+  backend->ops = &other_ops;
+  for (guint i = 0; i < N_ITEMS; i++)
+    {
+      wait_good (harness, &tolds[i]);
+      good[i] = TRUE;
+    }
+  settle (harness);
+  g_assert_true (backend->ops == real_ops);
+  check_all (harness, what, good);
+  harness_free (harness);
+}
+
+static Harness *renaming;
+static MailStaged *renamed_file;
+
+/* It takes the place of the first message just when it is being sent. */
+static void
+append_renaming (MailBackend *self, const char *mailbox, const MailAppendItem *items, guint n_items,
+                 MailAppendFunc done, gpointer user_data)
+{
+  g_autoptr (MailMailbox) inbox = get_mailbox (renaming, "INBOX");
+  Told told_rename = { 0 };
+
+  self->ops = real_ops;
+  mail_staged_rename (renamed_file, inbox, 0, "first", FALSE, 1, NULL, told, &told_rename);
+  g_assert_true (told_rename.called);
+  g_assert_no_error (told_rename.error);
+  real_ops->append (self, mailbox, items, n_items, done, user_data);
+}
+
+static void
+test_renamed_under_way (void)
+{
+  Harness *harness = start (0, 0);
+  MailBackend *backend = harness->store->backend;
+  Told done = { 0 };
+
+  deliver (harness, "INBOX", "old");
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autofree char *text = message_text ("new");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "second", text);
+  renaming = harness;
+  renamed_file = staged;
+  real_ops = backend->ops;
+  other_ops = *real_ops;
+  other_ops.append = append_renaming;
+  backend->ops = &other_ops;
+  mail_staged_commit (staged, FALSE, told, &done);
+  wait_good (harness, &done);
+  settle (harness);
+  g_assert_cmpuint (model_count_in (harness->server, "INBOX", "text of new"), ==, 1);
+  g_assert_cmpuint (model_count_in (harness->server, "INBOX", "text of old"), ==, 0);
+  g_assert_cmpuint (model_count_in (harness->server, "Bin", "text of old"), ==, 1);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+}
+
+/* Renamed over a message, then on to another mailbox, whose messages have the same numbers. */
+static void
+test_renamed_twice (void)
+{
+  Harness *harness = start (0, 0);
+  Told first = { 0 }, second = { 0 };
+
+  model_mailbox (harness->server, "Archive")->uidvalidity
+      = model_mailbox (harness->server, "INBOX")->uidvalidity;
+  deliver (harness, "INBOX", "old");
+  deliver (harness, "Archive", "foreign");
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailMailbox) archive = open_mailbox (harness, "Archive");
+  g_autofree char *text = message_text ("new");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "second", text);
+  mail_staged_rename (staged, inbox, 0, "first", FALSE, 1, NULL, told, &first);
+  mail_staged_rename (staged, archive, 0, "first", FALSE, 0, NULL, told, &second);
+  wait_good (harness, &first);
+  wait_good (harness, &second);
+  settle (harness);
+  g_assert_cmpuint (model_count_in (harness->server, "Archive", "text of foreign"), ==, 1);
+  g_assert_cmpuint (model_count_in (harness->server, "Archive", "text of new"), ==, 1);
+  g_assert_cmpuint (model_count_in (harness->server, "Bin", "text of old"), ==, 1);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&archive, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -536,6 +714,11 @@ main (int argc, char **argv)
   g_test_add_func ("/change/empty", test_empty);
   g_test_add_func ("/change/temporary", test_temporary);
   g_test_add_func ("/change/interrupted", test_interrupted);
+  g_test_add_func ("/change/renamed/under-way", test_renamed_under_way);
+  g_test_add_func ("/change/renamed/twice", test_renamed_twice);
+  g_test_add_data_func ("/change/parts/copy", GUINT_TO_POINTER (DO_COPY), test_parts);
+  g_test_add_data_func ("/change/parts/move", GUINT_TO_POINTER (DO_MOVE), test_parts);
+  g_test_add_data_func ("/change/parts/append", GUINT_TO_POINTER (DO_APPEND), test_parts);
   for (guint what = 0; what < N_DO; what++)
     for (guint server = 0; server < G_N_ELEMENTS (servers); server++)
       {

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""The daemon is told to stop while requests wait for a server that is silent."""
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from support import paths
+from support.dovecot import wait_for
+
+BODY = b"From: a@example.org\r\nSubject: hello\r\n\r\nhello\r\n"
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def waiting(function, *args):
+    """A thread that is in a call which waits, and how that ended."""
+    result = []
+
+    def run():
+        try:
+            result.append(function(*args))
+        except OSError as error:
+            result.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, result
+
+
+@pytest.mark.parametrize("verb", ["UID FETCH", "LIST", "EXAMINE"])
+def test_requests_that_wait(server, fake_mount, verb):
+    """SIGTERM: all of them end, and so does the daemon, long before `timeout`."""
+    server.inbox.add(BODY)
+    server.mailboxes["other"] = type(server.inbox)()
+    daemon = fake_mount(timeout=60, refresh=1, connections=2)
+    path = daemon.mnt / "INBOX" / paths.message_name(1, server.inbox.uidvalidity)
+    os.stat(path)
+    n = server.n_commands(verb)
+    server.on(verb, lambda session, tag, args: None)
+    calls = [waiting(read, path), waiting(os.listdir, daemon.mnt / "other"),
+             waiting(os.stat, daemon.mnt / "nothing"), waiting(os.stat, daemon.mnt / "INBOX" / "x")]
+    server.wait_command(verb, n + 1)
+    start = time.monotonic()
+    daemon.stop(how=signal.SIGTERM, seconds=30)
+    assert time.monotonic() - start < 25
+    for thread, result in calls:
+        thread.join(10)
+        assert result
+
+
+def test_while_a_directory_is_invalidated(server, fake_mount):
+    """A notice to the kernel waits for a directory that an unlink holds, which waits for us."""
+    for i in range(20):
+        server.inbox.add(BODY + b"%d" % i)
+    daemon = fake_mount(timeout=8, refresh=1, trash="none")
+    daemon.allow("not everything reached the server")
+    inbox = daemon.mnt / "INBOX"
+    names = sorted(os.listdir(inbox))
+    for name in names:
+        os.stat(inbox / name)
+    file = os.open(inbox, os.O_RDONLY)
+    try:
+        for verb in ("UID STORE", "UID EXPUNGE"):
+            server.on(verb, lambda session, tag, args: None)
+        calls = [waiting(os.unlink, inbox / names[19])]
+        server.wait_command("UID STORE")
+        del server.inbox.messages[:10]
+        wait_for("the loss is known", lambda: int(os.getxattr(file, "user.imap.messages")) < 11)
+        calls.append(waiting(os.stat, inbox / "something else"))
+    finally:
+        os.close(file)
+    daemon.stop(how=signal.SIGTERM, seconds=60, status=2)
+    for thread, result in calls:
+        thread.join(10)
+        assert result
