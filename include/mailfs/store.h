@@ -133,6 +133,8 @@ typedef struct
   gboolean may_write;  /* anything at all can be changed here */
   gboolean known;      /* has been listed at least once, messages are loaded */
 } MailMailboxInfoNow;
+/* The time of the directory as the user wants it, until its entries change. Local. */
+void mail_mailbox_set_mtime (MailMailbox *mailbox, gint64 mtime);
 void mail_mailbox_info (MailMailbox *mailbox, MailMailboxInfoNow *info_out);
 /* Messages listed, and those of them without \\Seen; linear in the size of the mailbox. */
 void mail_mailbox_count (MailMailbox *mailbox, guint32 *n_messages_out, guint32 *n_unseen_out);

@@ -322,12 +322,6 @@ op_symlink (fuse_req_t req, const char *link, fuse_ino_t parent, const char *nam
   fuse_reply_err (req, EPERM);
 }
 
-static void
-op_mknod (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device)
-{
-  fuse_reply_err (req, EPERM);
-}
-
 const struct fuse_lowlevel_ops fs_ops = {
   .init = op_init,
   .lookup = op_lookup,
@@ -350,7 +344,7 @@ const struct fuse_lowlevel_ops fs_ops = {
   .rmdir = fs_rmdir,
   .link = op_link,
   .symlink = op_symlink,
-  .mknod = op_mknod,
+  .mknod = fs_mknod,
   .setxattr = fs_setxattr,
   .removexattr = fs_removexattr,
   .opendir = op_opendir,

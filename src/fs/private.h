@@ -191,6 +191,7 @@ gboolean fs_staged_message (FsServer *server, MailStaged *staged, MailMailbox **
 void fs_staged_flags_from_name (MailStaged *staged, FsNodeKind kind, const char *name);
 void fs_create (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
                 struct fuse_file_info *fi);
+void fs_mknod (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device);
 void fs_write (fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t offset,
                struct fuse_file_info *fi);
 void fs_setattr (fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,

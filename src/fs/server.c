@@ -150,8 +150,8 @@ fs_server_stop (FsServer *server)
   fuse_session_exit (server->session);
 }
 
-/* The notifier may wait for a directory that the kernel holds while it asks us something in it: what
- * still comes is answered, until the notifier is through. */
+/* The notifier may wait for a directory that the kernel holds while it asks us something in it:
+ * what still comes is answered, until the notifier is through. */
 static void
 serve_until_stopped (FsServer *server)
 {

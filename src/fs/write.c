@@ -149,35 +149,61 @@ fs_staged_flags_from_name (MailStaged *staged, FsNodeKind kind, const char *name
     mail_staged_set_flags (staged, flags, forwarded ? "$Forwarded" : NULL);
 }
 
-void
-fs_create (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
-           struct fuse_file_info *fi)
+/* NULL: answered with an error. */
+static MailStaged *
+make_file (fuse_req_t req, fuse_ino_t parent, const char *name, struct fuse_entry_param *entry)
 {
   FsServer *server = fuse_req_userdata (req);
-  struct fuse_entry_param entry = { 0 };
   g_autoptr (GError) error = NULL;
   g_auto (FsNode) dir = { 0 };
 
+  memset (entry, 0, sizeof *entry);
   fs_node_resolve (server, parent, &dir);
   int refused = check_target (server, &dir, name);
   if (refused != 0)
     {
       fuse_reply_err (req, refused);
-      return;
+      return NULL;
     }
-  g_autoptr (MailStaged) staged = mail_stage_create (server->store, dir.mailbox, fs_area (dir.kind),
-                                                     name, fs_is_local_name (&dir, name), &error);
+  MailStaged *staged = mail_stage_create (server->store, dir.mailbox, fs_area (dir.kind), name,
+                                          fs_is_local_name (&dir, name), &error);
   if (staged == NULL)
     {
       fuse_reply_err (req, mail_error_to_errno (error));
-      return;
+      return NULL;
     }
   fs_staged_flags_from_name (staged, dir.kind, name);
-  fs_stat_staged (server, staged, &entry.attr);
-  entry.ino = entry.attr.st_ino;
-  fs_staged_remember (server, (guint32)entry.ino);
-  if (fuse_reply_create (req, &entry, fi) != 0)
-    fs_staged_forget (server, entry.ino, 1);
+  fs_stat_staged (server, staged, &entry->attr);
+  entry->ino = entry->attr.st_ino;
+  fs_staged_remember (server, (guint32)entry->ino);
+  return staged;
+}
+
+void
+fs_create (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+           struct fuse_file_info *fi)
+{
+  struct fuse_entry_param entry;
+  g_autoptr (MailStaged) staged = make_file (req, parent, name, &entry);
+
+  if (staged != NULL && fuse_reply_create (req, &entry, fi) != 0)
+    fs_staged_forget (fuse_req_userdata (req), entry.ino, 1);
+}
+
+/* tar makes its files so, to give them their attributes before their bytes. */
+void
+fs_mknod (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device)
+{
+  struct fuse_entry_param entry;
+
+  if (!S_ISREG (mode))
+    {
+      fuse_reply_err (req, EPERM);
+      return;
+    }
+  g_autoptr (MailStaged) staged = make_file (req, parent, name, &entry);
+  if (staged != NULL && fuse_reply_entry (req, &entry) != 0)
+    fs_staged_forget (fuse_req_userdata (req), entry.ino, 1);
 }
 
 void
@@ -253,10 +279,13 @@ fs_setattr (fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
     {
       g_autoptr (MailStaged) staged = staged_of (server, &node);
 
+      gint64 mtime = (to_set & FUSE_SET_ATTR_MTIME_NOW) != 0 ? g_get_real_time () / G_USEC_PER_SEC
+                                                             : attr->st_mtim.tv_sec;
+
       if (staged != NULL)
-        mail_staged_set_mtime (staged, (to_set & FUSE_SET_ATTR_MTIME_NOW) != 0
-                                           ? g_get_real_time () / G_USEC_PER_SEC
-                                           : attr->st_mtim.tv_sec);
+        mail_staged_set_mtime (staged, mtime);
+      else if (node.kind == FS_NODE_MAILBOX)
+        mail_mailbox_set_mtime (node.mailbox, mtime);
     }
   /* chmod, and times of what is a message already, are accepted without effect. */
   if (failed == 0)

@@ -196,6 +196,8 @@ on_search (const ImapSearch *search, gpointer user_data)
   if (!job->asked_search || !is_valid (task) || (search->extended && !search->uid))
     return;
   job->got_search = TRUE;
+  if (task->task.select != NULL)
+    job->search_exists = task->task.select->exists;
   mail_uid_set_add_set (job->existing, search->set);
 }
 
@@ -547,7 +549,9 @@ on_done (ImapTask *base, const ImapResult *result)
   else if (task->kind == SYNC_EXAMINE && job->error == NULL)
     on_examined (job, task, result->session);
   else if (task->kind == SYNC_SEARCH && task->task.select != NULL)
-    job->search_exists = task->task.select->exists;
+    /* Between the numbers and the OK mail may have come and gone: neither makes the numbers short. */
+    job->search_exists = job->got_search ? MIN (job->search_exists, task->task.select->exists)
+                                         : task->task.select->exists;
   g_free (task);
   if (--job->n_tasks > 0)
     return;

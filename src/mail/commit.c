@@ -576,10 +576,7 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
   gboolean dropped = staged->dropped;
   gboolean elsewhere = !dropped && staged->mailbox != mailbox;
   gboolean dirty = staged->dirty;
-  gboolean old = staged->area != 0 && staged->area == changes->store->naming.old_area;
-  g_autofree char *name = staged->name != NULL && changes->store->naming.message_name != NULL
-                              ? changes->store->naming.message_name (staged->name)
-                              : g_strdup (staged->name);
+  g_autofree char *name = g_strdup (staged->name);
   g_mutex_unlock (&changes->lock);
 
   if (dropped || elsewhere)
@@ -610,8 +607,6 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
     }
   if (!mail_effect_insert (mailbox, uidvalidity, message, name, staged))
     return FALSE;
-  if (old)
-    mail_effect_old (mailbox, mail_mailbox_content_id (mailbox), message->uid);
   if (dirty)
     become_next (staged);
   else

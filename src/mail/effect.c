@@ -61,6 +61,7 @@ mail_effect_directory (MailMailbox *mailbox)
 {
   g_mutex_lock (&mailbox->lock);
   mailbox->generation++;
+  mailbox->mtime_given = FALSE;
   mail_mailbox_touch_locked (mailbox);
   g_mutex_unlock (&mailbox->lock);
   if (mailbox->store->events.directory != NULL)
@@ -349,9 +350,12 @@ mail_effect_insert (MailMailbox *mailbox, guint32 uidvalidity, const MailMessage
                     const char *name, MailStaged *staged)
 {
   MailChanges *changes = mailbox->store->changes;
+  const MailNaming *naming = &mailbox->store->naming;
   Step step = { .mailbox = mailbox };
   MailIndexBatch *batch = mail_index_batch_new ();
   MailMessage *now = NULL;
+  g_autofree char *base = name != NULL && naming->message_name != NULL ? naming->message_name (name)
+                                                                       : g_strdup (name);
 
   g_mutex_lock (&mailbox->lock);
   if ((mailbox->loaded || mail_mailbox_load_locked (mailbox))
@@ -359,11 +363,13 @@ mail_effect_insert (MailMailbox *mailbox, guint32 uidvalidity, const MailMessage
     {
       step.content_id = mailbox->content_id;
       now = insert_locked (mailbox, message, &step);
-      if (name != NULL)
+      if (base != NULL)
         {
-          set_name_locked (mailbox, step.content_id, now, name, batch);
+          set_name_locked (mailbox, step.content_id, now, base, batch);
           now->changed = changed_now ();
         }
+      if (staged != NULL && naming->old_area != 0 && staged->area == naming->old_area)
+        now->local |= MAIL_LOCAL_OLD;
       step.now = *now;
       step.has_now = TRUE;
       step.name = g_strdup (mail_mailbox_name_locked (mailbox, message->uid));

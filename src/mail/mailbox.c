@@ -6,6 +6,8 @@
  */
 #include "store-private.h"
 
+#include "mailfs/change.h"
+
 #include <string.h>
 
 MailMailbox *
@@ -296,16 +298,35 @@ mail_mailbox_uid_of_name (MailMailbox *mailbox, const char *name)
   return uid;
 }
 
-/* Now is when its entries changed; kept in the index. */
+/* Kept in the index. */
+static void
+set_mtime_locked (MailMailbox *mailbox, gint64 mtime)
+{
+  g_autofree char *key = g_strdup_printf ("mtime:%u", mailbox->id);
+  g_autofree char *value = g_strdup_printf ("%" G_GINT64_FORMAT, mtime);
+
+  mailbox->mtime = mtime;
+  mail_index_set_meta (mailbox->store->index, key, value);
+}
+
+/* Now is when its entries changed. That what the user wrote arrives is no change to him: a copying
+ * tool has set the time by then. */
 void
 mail_mailbox_touch_locked (MailMailbox *mailbox)
 {
-  g_autofree char *key = g_strdup_printf ("mtime:%u", mailbox->id);
-  g_autofree char *value = NULL;
+  if (mailbox->mtime_given && mail_stage_count (mailbox->store, mailbox) > 0)
+    return;
+  mailbox->mtime_given = FALSE;
+  set_mtime_locked (mailbox, g_get_real_time () / G_USEC_PER_SEC);
+}
 
-  mailbox->mtime = g_get_real_time () / G_USEC_PER_SEC;
-  value = g_strdup_printf ("%" G_GINT64_FORMAT, mailbox->mtime);
-  mail_index_set_meta (mailbox->store->index, key, value);
+void
+mail_mailbox_set_mtime (MailMailbox *mailbox, gint64 mtime)
+{
+  g_mutex_lock (&mailbox->lock);
+  set_mtime_locked (mailbox, mtime);
+  mailbox->mtime_given = TRUE;
+  g_mutex_unlock (&mailbox->lock);
 }
 
 gboolean

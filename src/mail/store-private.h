@@ -91,6 +91,7 @@ struct MailMailbox
   gint64 used_at;         /* somebody looked */
   guint64 generation, flag_changes;
   gint64 mtime;           /* seconds since the epoch */
+  gboolean mtime_given;   /* by the user, who may have put things here that are still on their way */
   gboolean server_read_only;
   guint8 settable_flags;
   gboolean any_keyword;

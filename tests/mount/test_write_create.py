@@ -2,7 +2,7 @@
 """Files that become messages: cp, >, install, tar, rsync, dd, and what is refused."""
 import errno
 import os
-import subprocess
+import stat
 
 import pytest
 
@@ -179,7 +179,7 @@ def test_unsupported(account):
     for call in (lambda: os.link(path, account.inbox / "hard"),
                  lambda: os.symlink("x", account.inbox / "soft"),
                  lambda: os.mkfifo(account.inbox / "fifo"),
-                 lambda: os.mknod(account.inbox / "node", 0o600 | 0o100000)):
+                 lambda: os.mknod(account.inbox / "node", 0o600 | stat.S_IFSOCK)):
         with refused(errno.EPERM):
             call()
     os.chmod(path, 0o644)
