@@ -16,6 +16,8 @@
 
 /* From here on syncing the file system once is cheaper than each file. */
 #define SYNC_ALONE_MAX 4u
+/* A cache that cannot keep what was fetched. */
+#define GATHER_TRIES 3u
 
 typedef struct
 {
@@ -329,6 +331,7 @@ typedef struct
   MailWaiter waiter;
   MailBatch *batch;
   guint at;
+  guint n_tries; /* for this one */
 } Gather;
 
 static void gather (Gather *state);
@@ -339,7 +342,10 @@ gathered (MailWaiter *waiter, const GError *error)
   Gather *state = (Gather *)((char *)waiter - G_STRUCT_OFFSET (Gather, waiter));
 
   if (error != NULL)
-    mail_batch_error (state->batch, state->batch->items->pdata[state->at], error);
+    {
+      mail_batch_error (state->batch, state->batch->items->pdata[state->at], error);
+      state->n_tries = 0;
+    }
   gather (state);
 }
 
@@ -347,10 +353,13 @@ static gboolean
 fill_spool (MailStaged *staged, GError **error)
 {
   MailChanges *changes = staged->changes;
+  guint32 content_id = staged->source_content, uid = staged->source_uid;
+  g_autoptr (MailMailbox) moved = mail_changes_moved (changes->store, content_id, &uid);
   guint64 size = 0;
 
-  if (!mail_spool_from_cache (changes, staged->id, staged->source_content, staged->source_uid,
-                              &size, error))
+  if (moved != NULL)
+    content_id = mail_mailbox_content_id (moved);
+  if (!mail_spool_from_cache (changes, staged->id, content_id, uid, &size, error))
     return FALSE;
   g_mutex_lock (&changes->lock);
   staged->has_spool = TRUE;
@@ -380,13 +389,17 @@ gather (Gather *state)
       if (staged->source == NULL)
         {
           state->at++;
+          state->n_tries = 0;
           continue;
         }
       mail_waiter_init (&state->waiter, gathered);
       answer = mail_store_fetch_whole (batch->changes->store, staged->source, staged->source_uid,
-                                       &state->waiter, &error);
-      if (answer == MAIL_PARKED)
+                                       state->n_tries < GATHER_TRIES ? &state->waiter : NULL,
+                                       &error);
+      if (answer == MAIL_PARKED && state->n_tries++ < GATHER_TRIES)
         return;
+      if (answer == MAIL_PARKED)
+        g_set_error (&error, MAIL_ERROR, MAIL_ERROR_FAILED, "its bytes cannot be kept here");
       if (answer == MAIL_READY && fill_spool (staged, &error))
         continue;
       mail_batch_error (batch, change, error);

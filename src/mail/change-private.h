@@ -361,6 +361,8 @@ void mail_staged_journal_locked (MailStaged *staged); /* inside a journal transa
 void mail_stage_renamed (MailChanges *changes);
 /* FAILED, with its reason; the journal too. */
 void mail_staged_fail (MailStaged *staged, const char *reason);
+/* Who waits for a next version of it hears that none will come. No lock held. */
+void mail_staged_no_next (MailStaged *staged, const GError *error);
 /* Out of everything: tables, journal, spool. */
 void mail_staged_discard_locked (MailStaged *staged, MailStagedState state);
 void mail_staged_remove_spool_locked (MailStaged *staged);

@@ -433,6 +433,7 @@ mail_staged_drop (MailStaged *staged, MailDoneFunc done, gpointer user_data)
     drop_unsent (staged);
   if (mailbox != NULL)
     mail_effect_directory (mailbox);
+  mail_staged_no_next (staged, NULL);
   tell (done, user_data, NULL);
 }
 
@@ -626,4 +627,5 @@ mail_staged_settle_unseen (MailStaged *staged, MailMailbox *mailbox, guint32 uid
   g_mutex_lock (&changes->lock);
   mail_staged_done_locked (staged, content_id, uidvalidity, uid);
   g_mutex_unlock (&changes->lock);
+  mail_staged_no_next (staged, NULL);
 }

@@ -177,8 +177,9 @@ mail_mailbox_load_locked (MailMailbox *mailbox)
   mailbox->messages = mail_index_load_messages (mailbox->store->index, mailbox->content_id, &error);
   if (mailbox->messages == NULL)
     {
-      /* Corrupt: as if it had never been listed. */
-      memset (&mailbox->status, 0, sizeof mailbox->status);
+      /* Corrupt: as if it had never been listed, but for what tells whether the bodies in the cache
+       * belong to it. */
+      mailbox->status = (MailMailboxStatus){ .uidvalidity = mailbox->status.uidvalidity };
       return FALSE;
     }
   GArray *names = mail_index_load_names (mailbox->store->index, mailbox->content_id, NULL);

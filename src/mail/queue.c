@@ -180,7 +180,11 @@ add_keys (GHashTable *keys, const MailChange *change)
   if (change->uid != 0)
     add_key (keys, change->content_id, change->uid);
   if (change->staged != NULL)
-    add_key (keys, 0, change->staged->id);
+    {
+      add_key (keys, 0, change->staged->id);
+      if (change->staged->source != NULL)
+        add_key (keys, change->staged->source_content, change->staged->source_uid);
+    }
   if (change->replaces != 0)
     add_key (keys, change->replaces_content, change->replaces);
 }
@@ -189,7 +193,11 @@ static gboolean
 conflicts (GHashTable *keys, const MailChange *change)
 {
   return (change->uid != 0 && has_key (keys, change->content_id, change->uid))
-         || (change->staged != NULL && has_key (keys, 0, change->staged->id))
+         || (change->staged != NULL
+             && (has_key (keys, 0, change->staged->id)
+                 || (change->staged->source != NULL
+                     && has_key (keys, change->staged->source_content,
+                                 change->staged->source_uid))))
          || (change->replaces != 0 && has_key (keys, change->replaces_content, change->replaces));
 }
 

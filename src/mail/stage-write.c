@@ -246,7 +246,7 @@ open_for_writing_locked (MailStaged *staged, gboolean keep, GError **error)
   gboolean good = TRUE;
   int fd = -1;
 
-  if (staged->state == MAIL_STAGED_FAILED || staged->state == MAIL_STAGED_DROPPED)
+  if (staged->state >= MAIL_STAGED_FAILED || staged->dropped)
     {
       g_set_error (error, MAIL_ERROR,
                    staged->state == MAIL_STAGED_FAILED ? MAIL_ERROR_CANNOT : MAIL_ERROR_GONE,

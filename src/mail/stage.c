@@ -313,6 +313,26 @@ mail_staged_fail (MailStaged *staged, const char *reason)
     mail_effect_unhide (mailbox, hidden_content, hidden, TRUE);
   else if (mailbox != NULL)
     mail_effect_directory (mailbox);
+
+  g_autoptr (GError) error = g_error_new (MAIL_ERROR, MAIL_ERROR_FAILED, "%s", reason);
+  mail_staged_no_next (staged, error);
+}
+
+void
+mail_staged_no_next (MailStaged *staged, const GError *error)
+{
+  MailChanges *changes = staged->changes;
+
+  g_mutex_lock (&changes->lock);
+  g_autoptr (GArray) waiters = g_steal_pointer (&staged->recommit);
+  g_mutex_unlock (&changes->lock);
+  for (guint i = 0; waiters != NULL && i < waiters->len; i++)
+    {
+      const MailChangeWaiter *waiter = &g_array_index (waiters, MailChangeWaiter, i);
+
+      if (waiter->done != NULL)
+        waiter->done (error, waiter->user_data);
+    }
 }
 
 void
@@ -478,7 +498,7 @@ mail_staged_info (MailStaged *staged, MailStagedInfo *info_out)
   g_mutex_lock (&changes->lock);
   *info_out = (MailStagedInfo) {
     .id = staged->id,
-    .state = staged->state,
+    .state = staged->dropped ? MAIL_STAGED_DROPPED : staged->state,
     .area = staged->area,
     .size = staged->size,
     .mtime = staged->mtime,

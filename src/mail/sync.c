@@ -10,6 +10,9 @@
 
 #include <string.h>
 
+/* Messages and changes of flags that one listing may report; a server that goes on and on is lying. */
+#define REPORTED_MAX (8u << 20)
+
 typedef struct
 {
   MailMessage message;
@@ -31,6 +34,8 @@ typedef struct
   gint64 began;          /* monotonic µs */
   GArray *flags;         /* of MailMessage: only flags, keywords, modseq */
   MailUidSet *vanished, *present;
+  guint n_vanished; /* of mail_uid_set_gather */
+  gboolean too_many;
 } Sync;
 
 typedef struct
@@ -77,6 +82,14 @@ from_info (MailStore *store, const MailMessageInfo *info)
   return message;
 }
 
+/* FALSE: it is thrown away, and the listing with it. */
+static gboolean
+may_report (Sync *sync)
+{
+  sync->too_many |= sync->messages->len + sync->flags->len >= REPORTED_MAX;
+  return !sync->too_many;
+}
+
 static void
 sync_begin (MailSyncSink *sink, guint32 uidvalidity, gboolean complete)
 {
@@ -91,8 +104,9 @@ static void
 sync_message (MailSyncSink *sink, const MailMessageInfo *info)
 {
   Sync *sync = (Sync *)sink;
+  if (!may_report (sync))
+    return;
   MailMessage message = from_info (sync->mailbox->store, info);
-
   if (info->remote_id != NULL)
     {
       if (sync->remote_ids == NULL)
@@ -108,8 +122,9 @@ static void
 sync_flags (MailSyncSink *sink, const MailMessageInfo *info)
 {
   Sync *sync = (Sync *)sink;
+  if (!may_report (sync))
+    return;
   MailMessage message = from_info (sync->mailbox->store, info);
-
   g_array_append_val (sync->flags, message);
 }
 
@@ -118,7 +133,7 @@ sync_vanished (MailSyncSink *sink, guint32 first, guint32 last)
 {
   Sync *sync = (Sync *)sink;
 
-  mail_uid_set_add (sync->vanished, first, last);
+  mail_uid_set_gather (sync->vanished, first, last, &sync->n_vanished);
 }
 
 static void
@@ -274,8 +289,14 @@ compare_uids (gconstpointer a, gconstpointer b)
 static void
 sort_unique (GArray *messages)
 {
-  guint kept = 0;
+  guint kept = 0, sorted = 1;
 
+  while (sorted < messages->len
+         && g_array_index (messages, MailMessage, sorted - 1).uid
+                < g_array_index (messages, MailMessage, sorted).uid)
+    sorted++;
+  if (sorted >= messages->len)
+    return;
   g_array_sort (messages, compare_uids);
   for (guint i = 0; i < messages->len; i++)
     {
@@ -349,7 +370,14 @@ merge_complete (Merge *merge)
   GArray *old = mailbox->messages, *now = merge->sync->messages;
   guint o = 0;
 
-  for (guint n = 0; n < now->len; n++)
+  if (merge->silent && (old == NULL || old->len == 0) && mailbox->hiding == NULL)
+    {
+      /* The first listing: all of it is new, and there may be millions. */
+      merge->entries_changed = TRUE;
+      g_array_unref (merge->changed);
+      merge->changed = g_array_ref (now);
+    }
+  for (guint n = 0; n < now->len && merge->changed != now; n++)
     {
       MailMessage *message = &g_array_index (now, MailMessage, n);
 
@@ -411,6 +439,7 @@ merge_difference (Merge *merge)
       g_array_set_size (mailbox->messages, kept);
     }
 
+  kept = 0;
   for (guint i = 0; i < sync->messages->len; i++)
     {
       MailMessage *message = &g_array_index (sync->messages, MailMessage, i);
@@ -421,10 +450,12 @@ merge_difference (Merge *merge)
           update (merge, old, message);
           continue;
         }
-      guint at = mail_mailbox_lower_bound_locked (mailbox, message->uid);
       arrive (merge, message);
-      g_array_insert_val (mailbox->messages, at, *message);
+      g_array_index (sync->messages, MailMessage, kept++) = *message;
     }
+  /* Behind the others nearly always; a server that puts them between them makes us sort, once. */
+  g_array_append_vals (mailbox->messages, sync->messages->data, kept);
+  sort_unique (mailbox->messages);
 }
 
 /* Gives each remote id its UID: the old one, or the next. Names follow from the remote id. */
@@ -635,13 +666,25 @@ merge_sync (Sync *sync, const MailSyncResult *result)
   merge.events = g_array_new (FALSE, FALSE, sizeof (Event));
   g_array_set_clear_func (merge.events, event_clear);
 
-  g_rw_lock_writer_lock (&store->tree_lock);
+  mail_uid_set_normalize (sync->vanished);
+  g_mutex_lock (&mailbox->lock);
+  guint32 uidvalidity = mailbox->status.uidvalidity;
+  g_mutex_unlock (&mailbox->lock);
+  /* Only this thread gives it another one. Then the tree changes; else nobody needs to wait. */
+  gboolean replaces = uidvalidity != 0 && uidvalidity != sync->uidvalidity;
+  if (replaces)
+    g_rw_lock_writer_lock (&store->tree_lock);
+  else
+    g_rw_lock_reader_lock (&store->tree_lock);
   g_mutex_lock (&mailbox->lock);
   gboolean current = mailbox->in_tree && mailbox->content_id == sync->content_id;
   if (current)
     merge_locked (&merge, result);
   g_mutex_unlock (&mailbox->lock);
-  g_rw_lock_writer_unlock (&store->tree_lock);
+  if (replaces)
+    g_rw_lock_writer_unlock (&store->tree_lock);
+  else
+    g_rw_lock_reader_unlock (&store->tree_lock);
 
   mail_index_queue (store->index, merge.batch);
   deliver_events (&merge);
@@ -701,7 +744,10 @@ static void
 sync_done (MailSyncSink *sink, const MailSyncResult *result, const GError *error)
 {
   Sync *sync = (Sync *)sink;
+  g_autoptr (GError) endless = NULL;
 
+  if (sync->too_many && error == NULL)
+    error = endless = g_error_new (MAIL_ERROR, MAIL_ERROR_TOO_LARGE, "too many messages");
   if (error == NULL && sync->begun)
     merge_sync (sync, result);
   finish (sync, error);

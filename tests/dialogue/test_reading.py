@@ -72,3 +72,19 @@ def test_replaced_mailbox_is_forgotten(server, fake_mount, layout):
         assert [read(p) for p in directory.iterdir()] == [b"Subject: new\r\n\r\nother\r\n"]
     finally:
         os.close(file)
+
+
+def test_new_mail_between_the_old(server, fake_mount):
+    """No server may do that; some do. The listing stays sorted, everything is found."""
+    server.capabilities += ["CONDSTORE"]
+    for uid in (2, 4, 6, 8):
+        server.inbox.add(BODY + b"%d" % uid, uid=uid)
+    daemon = fake_mount(refresh=1)
+    assert len(os.listdir(daemon.mnt / "INBOX")) == 4
+    for uid in (7, 3, 1, 5, 12, 10):
+        server.inbox.add(BODY + b"%d" % uid, uid=uid)
+    want = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12]
+    names = [paths.message_name(uid, server.inbox.uidvalidity) for uid in want]
+    wait_for("all of it", lambda: os.listdir(daemon.mnt / "INBOX") == names)
+    for uid in want:
+        assert attempt(read, path_of(daemon, server, uid)).value == BODY + b"%d" % uid
