@@ -192,7 +192,9 @@ mail_store_learn_size (MailMailbox *mailbox, guint32 content_id, guint32 uid, gu
   gboolean wrong = FALSE;
 
   g_mutex_lock (&mailbox->lock);
-  MailMessage *message = mail_mailbox_get_locked (mailbox, uid);
+  /* With another UIDVALIDITY meanwhile this UID is another message. */
+  MailMessage *message
+      = mailbox->content_id == content_id ? mail_mailbox_get_locked (mailbox, uid) : NULL;
   if (message != NULL && (message->size != size || !(message->local & MAIL_LOCAL_EXACT)))
     {
       claimed = message->size;

@@ -88,6 +88,7 @@ struct MailMailbox
   MailMailboxStatus status; /* as of the last complete sync; uidvalidity 0: never listed */
   gint64 synced_at;       /* monotonic µs of the last successful sync, 0: never in this run */
   gint64 tried_at;        /* of the last try */
+  gboolean sync_failed;   /* the last try */
   gint64 used_at;         /* somebody looked */
   guint64 generation, flag_changes;
   gint64 mtime;           /* seconds since the epoch */

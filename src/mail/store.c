@@ -109,13 +109,24 @@ mail_store_contents (MailStore *store, guint32 content_id)
 
 /* --- keeping fresh what is looked at --------------------------------------------------------- */
 
+typedef enum
+{
+  POLL_AGED,   /* if it was looked at too long ago */
+  POLL_TOLD,   /* if a LIST with STATUS told of a change */
+  POLL_PUSHED, /* the server says that something happened */
+} PollReason;
+
 static void
-poll_mailbox (MailMailbox *mailbox, gint64 now)
+poll_mailbox (MailMailbox *mailbox, PollReason reason)
 {
   gint64 refresh = mailbox->store->options.refresh * G_TIME_SPAN_SECOND;
 
   g_mutex_lock (&mailbox->lock);
-  gboolean due = mailbox->loaded && !mailbox->syncing && now - mailbox->tried_at >= refresh;
+  gboolean aged = g_get_monotonic_time () - mailbox->tried_at >= refresh;
+  gboolean due = reason == POLL_TOLD ? mailbox->tried_at == 0 : aged;
+  /* When the last look failed, that look itself may be what the server speaks of: no circles. */
+  due |= reason == POLL_PUSHED && !mailbox->sync_failed;
+  due = due && mailbox->loaded && !mailbox->syncing;
   mailbox->syncing |= due;
   g_mutex_unlock (&mailbox->lock);
   if (due)
@@ -138,7 +149,7 @@ pushed (const char *name, gpointer data)
       mailbox = mail_mailbox_ref (value);
   g_rw_lock_reader_unlock (&store->tree_lock);
   if (mailbox != NULL)
-    poll_mailbox (mailbox, G_MAXINT64);
+    poll_mailbox (mailbox, POLL_PUSHED);
 }
 
 /* Lets the server push changes of the mailbox that was looked at last. */
@@ -205,9 +216,9 @@ poll_used (gpointer data)
   if (used->len > 0 && list_due)
     mail_tree_refresh (store);
   for (guint i = 0; i < used->len; i++)
-    if (used->len <= POLL_ONE_BY_ONE || !store->list_has_status
-        || ((MailMailbox *)used->pdata[i])->tried_at == 0)
-      poll_mailbox (used->pdata[i], now);
+    poll_mailbox (used->pdata[i], used->len > POLL_ONE_BY_ONE && store->list_has_status
+                                      ? POLL_TOLD
+                                      : POLL_AGED);
   watch_latest (store, used);
   return G_SOURCE_CONTINUE;
 }

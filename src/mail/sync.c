@@ -715,6 +715,7 @@ finish (Sync *sync, const GError *error)
 
   g_mutex_lock (&mailbox->lock);
   mailbox->syncing = FALSE;
+  mailbox->sync_failed = error != NULL;
   mailbox->tried_at = g_get_monotonic_time ();
   gboolean known = mailbox->loaded || mail_mailbox_load_locked (mailbox);
   waiters = mailbox->sync_waiters;

@@ -599,18 +599,32 @@ mail_tree_relist (MailStore *store, MailWaiter *waiter)
     mail_store_invoke (store, start_listing, store);
 }
 
+/* Tree lock held. */
+static gboolean
+is_fresh (const MailStore *store, const MailWaiter *waiter)
+{
+  gint64 age = g_get_monotonic_time () - store->listed_at;
+
+  return store->options.offline
+         || (store->listed && store->listed_at != 0
+             && ((waiter != NULL && store->listed_at >= waiter->since)
+                 || age <= store->options.refresh * G_TIME_SPAN_SECOND));
+}
+
 MailAnswer
 mail_store_fresh_tree (MailStore *store, MailWaiter *waiter, GError **error)
 {
-  gint64 now = g_get_monotonic_time ();
   MailAnswer answer = MAIL_PARKED;
   gboolean start = FALSE;
 
+  /* Every opendir and many look-ups come here: no writing for them. */
+  g_rw_lock_reader_lock (&store->tree_lock);
+  gboolean fresh = is_fresh (store, waiter);
+  g_rw_lock_reader_unlock (&store->tree_lock);
+  if (fresh)
+    return MAIL_READY;
   g_rw_lock_writer_lock (&store->tree_lock);
-  if (store->options.offline
-      || (store->listed && store->listed_at != 0
-          && ((waiter != NULL && store->listed_at >= waiter->since)
-              || now - store->listed_at <= store->options.refresh * G_TIME_SPAN_SECOND)))
+  if (is_fresh (store, waiter))
     answer = MAIL_READY;
   else if (waiter != NULL)
     {

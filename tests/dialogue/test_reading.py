@@ -88,3 +88,21 @@ def test_new_mail_between_the_old(server, fake_mount):
     wait_for("all of it", lambda: os.listdir(daemon.mnt / "INBOX") == names)
     for uid in want:
         assert attempt(read, path_of(daemon, server, uid)).value == BODY + b"%d" % uid
+
+
+def test_failing_listings_are_no_news(server, fake_mount):
+    """What the server says during a listing that fails is no reason to begin the next at once."""
+    server.inbox.add(BODY)
+    daemon = fake_mount(refresh=1)
+    os.listdir(daemon.mnt / "INBOX")
+    server.wait_command("EXAMINE", 3)
+
+    def examine(session, tag, args):
+        session.line("* OK [UIDVALIDITY 0] no")
+        session.line(f"{tag} OK [READ-ONLY] examined")
+        session.line(f"* {len(server.commands)} EXISTS")
+
+    server.on("EXAMINE", examine)
+    n, m = server.n_commands("EXAMINE"), server.n_commands("LIST")
+    server.wait_command("LIST", m + 4)  # four times `refresh`
+    assert server.n_commands("EXAMINE") - n < 20
