@@ -61,6 +61,19 @@ need_fuse() {
   [ -c /dev/fuse ] || die "/dev/fuse is missing: mailfs needs FUSE in the kernel (try: modprobe fuse)"
 }
 
+# A chroot may have /dev/pts and no /dev/ptmx: tests that need a terminal get one for the moment.
+need_terminals() {
+  if [ ! -e /dev/ptmx ] && [ -e /dev/pts/ptmx ]; then
+    as_root ln -s pts/ptmx /dev/ptmx
+    PTMX_MADE=1
+  fi
+}
+
+drop_terminals() {
+  [ -z "${PTMX_MADE:-}" ] || as_root rm -f /dev/ptmx
+  PTMX_MADE=
+}
+
 # Memory where there is plenty of it and programs may run from it, else /tmp.
 fast_dir() {
   local probe free
@@ -90,6 +103,7 @@ end_run() {
   trap '' INT TERM HUP
   trap - EXIT
   drop_policy
+  drop_terminals
   unmount_below "$RUN_DIR"
   end_processes
   unmount_below "$RUN_DIR"
