@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <locale.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,6 +165,15 @@ report (Program *program, unsigned char status)
     mail_log_warning ("the starting process has gone");
   close (program->report_fd);
   program->report_fd = -1;
+}
+
+/* The user did not wait for the mount, so he does not expect one. */
+static gboolean
+starter_is_gone (const Program *program)
+{
+  struct pollfd fd = { .fd = program->report_fd };
+
+  return program->report_fd >= 0 && poll (&fd, 1, 0) > 0 && (fd.revents & POLLERR) != 0;
 }
 
 /* INIT has come: the mount answers. On a FUSE thread. */
@@ -408,7 +418,11 @@ bring_up (Program *program, GError **error)
   program->net_context = g_main_context_new ();
   program->net_loop = g_main_loop_new (program->net_context, FALSE);
   program->net_thread = g_thread_new ("net", run_net, program);
-  if (!net_step (program, make_store, error))
+  /* Whoever tires of waiting for the server may end us as any program: there is no mount yet. */
+  mask_signals (SIG_UNBLOCK);
+  gboolean made = net_step (program, make_store, error);
+  mask_signals (SIG_BLOCK);
+  if (!made)
     {
       /* Which server: the one thing a line about a failed login must not leave out. */
       g_prefix_error (error, "%s: ", program->config->url);
@@ -418,6 +432,11 @@ bring_up (Program *program, GError **error)
   if (program->server == NULL)
     return FALSE;
   fs_server_set_ready (program->server, mount_answers, program);
+  if (starter_is_gone (program))
+    {
+      g_set_error (error, MAIL_ERROR, MAIL_ERROR_INTERRUPTED, "interrupted");
+      return FALSE;
+    }
   return fs_server_mount (program->server, error);
 }
 

@@ -2,6 +2,7 @@
 """The daemon is told to stop while requests wait for a server that is silent."""
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -9,6 +10,7 @@ import pytest
 
 from support import paths
 from support.dovecot import wait_for
+from support.mount import is_mounted, no_daemon_of
 
 BODY = b"From: a@example.org\r\nSubject: hello\r\n\r\nhello\r\n"
 
@@ -79,3 +81,30 @@ def test_while_a_directory_is_invalidated(server, fake_mount):
     for thread, result in calls:
         thread.join(10)
         assert result
+
+
+@pytest.mark.parametrize("args", [("-f",), ()], ids=["foreground", "background"])
+def test_interrupted_while_starting(server, fake_mount, args):
+    """Ctrl-C on the command ends it while the server is silent, and nothing is mounted later."""
+    server.inbox.add(BODY)
+    go_on = threading.Event()
+
+    def script(session):
+        go_on.wait(30)
+        session.greet()
+        session.loop()
+
+    server.script = script
+    daemon = fake_mount(_start=False, timeout=60)
+    daemon.args = list(args)
+    process = subprocess.Popen(daemon.command(), env=daemon.env, stderr=subprocess.DEVNULL,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    try:
+        wait_for("it connects", lambda: server.sessions)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == -signal.SIGINT
+    finally:
+        process.kill()
+        go_on.set()
+    wait_for("no daemon is left", lambda: not no_daemon_of(daemon.dir))
+    assert not is_mounted(daemon.mnt)
