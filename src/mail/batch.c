@@ -109,8 +109,11 @@ void
 mail_batch_fail (MailBatch *batch, MailChange *change, const GError *error)
 {
   log_failure (change, error);
-  if (change->waiters == NULL)
+  /* Reported where the user looks for it: a copy where it was to be, a move at both ends. */
+  if (change->waiters == NULL && change->kind != MAIL_CHANGE_COPY)
     mail_changes_defer (batch->changes, change->mailbox, error);
+  if (change->waiters == NULL && change->target != NULL)
+    mail_changes_defer (batch->changes, change->target, error);
   undo (change, error);
   finish (batch, change, error);
 }

@@ -10,7 +10,6 @@
 typedef struct
 {
   MailMailbox *mailbox; /* NULL: all */
-  guint64 upto;
   MailDoneFunc done;
   gpointer user_data;
 } Drain;
@@ -133,9 +132,9 @@ is_drained_locked (MailChanges *changes, const Drain *drain)
     {
       const MailChange *change = link->data;
 
-      if (change->id <= drain->upto
-          && (drain->mailbox == NULL || change->mailbox == drain->mailbox
-              || change->target == drain->mailbox))
+      /* Also what came later: a change may leave another one behind, to retire what it replaced. */
+      if (drain->mailbox == NULL || change->mailbox == drain->mailbox
+          || change->target == drain->mailbox)
         return FALSE;
     }
   return TRUE;
@@ -199,9 +198,6 @@ mail_store_drain (MailStore *store, MailMailbox *mailbox, MailDoneFunc done, gpo
   drain->done = done;
   drain->user_data = user_data;
   g_mutex_lock (&changes->lock);
-  /* Numbered before they are queued: the last one need not have the highest number. */
-  for (GList *link = changes->queue.head; link != NULL; link = link->next)
-    drain->upto = MAX (drain->upto, ((MailChange *)link->data)->id);
   g_queue_push_tail (&changes->drains, drain);
   changes->urgent |= changes->queue.length > 0;
   g_mutex_unlock (&changes->lock);
