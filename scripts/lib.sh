@@ -14,6 +14,10 @@ BUILD_PACKAGES="gcc libc6-dev meson ninja-build pkg-config libfuse3-dev fuse3 li
   libsqlite3-dev libgsasl-dev zlib1g-dev"
 SERVER_PACKAGES="dovecot-imapd dovecot-pop3d openssl python3"
 
+# What the unpacked Cyrus of the tests (tests/support/cyrus.py) is linked with, as Debian 12 has it.
+CYRUS_LIBRARIES="libcom-err2 libicu72 libjansson4 libkrb5-3 libldap-2.5-0 libnsl2 libpcre3 libpq5
+  libsasl2-2 libsasl2-modules libwrap0 libxml2"
+
 as_root() {
   if [ "$(id -u)" = 0 ]; then
     "$@"

@@ -64,8 +64,11 @@ mount --bind {bin_dir} /usr/sbin
 
 
 def in_namespace(helper, script, cwd, env, seconds=60):
-    return subprocess.run(["unshare", "--mount", "--propagation", "private", str(helper), "bash", "-euc",
-                           script], cwd=cwd, capture_output=True, text=True, timeout=seconds,
+    # what is a chroot has no root mount whose propagation could be changed; nothing is shared there
+    with open("/proc/self/mountinfo") as table:
+        propagation = "private" if " shared:" in table.read() else "unchanged"
+    return subprocess.run(["unshare", "--mount", "--propagation", propagation, str(helper), "bash",
+                           "-euc", script], cwd=cwd, capture_output=True, text=True, timeout=seconds,
                           env={**env, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:"
                                               "/sbin:/bin"}, stdin=subprocess.DEVNULL)
 
