@@ -346,6 +346,7 @@ make_store (gpointer data)
     .root_mailbox = config->mailbox,
     .cache_size = config->cache_size,
     .refresh = config->refresh,
+    .timeout = config->timeout,
     .eol_lf = config->eol == MAIL_EOL_LF,
     .subscribed = config->subscribed,
     .offline = config->offline,

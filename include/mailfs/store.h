@@ -26,6 +26,7 @@ typedef struct
   char *root_mailbox; /* decoded path of the mailbox that is the root of the mount, or NULL */
   guint64 cache_size; /* bytes */
   guint refresh;      /* seconds */
+  guint timeout;      /* seconds a reader waits while nothing comes; 0: for ever */
   gboolean eol_lf, subscribed, offline, read_only, sync;
   char *trash;        /* "auto", "none" or an escaped mailbox path */
   char *pop3_dir;     /* POP3: the durable directory for messages that are only here, else NULL */

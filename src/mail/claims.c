@@ -18,6 +18,7 @@ mail_fetches_new (MailStore *store)
 
   fetches->store = store;
   fetches->pending = g_hash_table_new (g_int64_hash, g_int64_equal);
+  fetches->in_vain = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free, g_free);
   g_mutex_init (&fetches->lock);
   return fetches;
 }
@@ -25,7 +26,9 @@ mail_fetches_new (MailStore *store)
 void
 mail_fetches_free (MailFetches *fetches)
 {
+  mail_patience_end (fetches);
   g_hash_table_unref (fetches->pending);
+  g_hash_table_unref (fetches->in_vain);
   g_mutex_clear (&fetches->lock);
   g_free (fetches);
 }

@@ -41,6 +41,13 @@ struct MailFetches
   GHashTable *pending; /* key (pointer into MailPending) -> MailPending */
   MailWalk walks[MAIL_N_WALKS];
   gint no_prefixes; /* atomic: this server's heads are not the start of its messages */
+
+  GHashTable *in_vain; /* key (owned gint64) -> gint64, when a reader of it gave up; under lock */
+  gboolean watched;  /* patience runs, or is about to; under lock */
+  GSource *patience; /* net thread, as all below; looks at who waits for how long */
+  gint64 looked_at;  /* monotonic µs, its last look */
+  gint64 moved_at;   /* when something last moved that somebody waits for */
+  guint64 moved_bytes, bytes_out, bytes_in; /* since then; counters as of the last look */
 };
 
 /* One request to the backend and where its bytes go; net thread after start. */
@@ -93,3 +100,16 @@ void mail_fetch_absent (MailFetches *fetches, MailMailbox *mailbox, guint32 cont
                         MailPriority priority, GPtrArray *requests);
 /* Any thread, lock not held: off to the net thread. */
 void mail_fetch_send (MailFetches *fetches, GPtrArray *requests);
+
+/* --- patience.c ------------------------------------------------------------------------------ */
+
+/* Somebody waits now. Any thread, lock not held. */
+void mail_patience_begin (MailFetches *fetches);
+/* So many bytes came of what was asked for. Net thread. */
+void mail_patience_moved (MailFetches *fetches, gsize n_bytes);
+/* A reader of this message gave up just now. Lock held. */
+void mail_patience_lost (MailFetches *fetches, guint64 key);
+/* Whether a reader did a moment ago: then this is the same read again. Lock not held. */
+gboolean mail_patience_is_lost (MailFetches *fetches, guint64 key, GError **error);
+/* Net thread, before fetches is freed. */
+void mail_patience_end (MailFetches *fetches);

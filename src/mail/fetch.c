@@ -51,6 +51,8 @@ release (MailFetch *fetch, guint32 uid, const GError *error)
     {
       mail_claims_drop (pending, fetch->start, fetch->claim_end);
       mail_claims_collect (pending, TRUE, &woken, &failed);
+      if (failed.length > 0 && g_error_matches (error, MAIL_ERROR, MAIL_ERROR_TIMED_OUT))
+        mail_patience_lost (fetches, key);
       mail_claims_put (fetches, pending);
     }
   g_mutex_unlock (&fetches->lock);
@@ -134,6 +136,7 @@ fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data
   MailFetch *fetch = (MailFetch *)sink;
   gboolean lf = fetch->fetches->store->options.eol_lf;
 
+  mail_patience_moved (fetch->fetches, length);
   /* After a lost connection a message is told again from its start. */
   if (fetch->uid != uid || (lf && offset != fetch->wire_offset))
     enter_message (fetch, uid, offset);
@@ -259,6 +262,8 @@ fetch_message (MailFetchSink *sink, guint32 uid, guint64 end, gboolean at_end, c
 
   if (!take_outstanding (fetch, uid))
     return;
+  if (error == NULL)
+    mail_patience_moved (fetch->fetches, MAIL_BLOCK_SIZE);
   if (fetch->uid != uid)
     enter_message (fetch, uid, end);
   if (error == NULL)

@@ -166,6 +166,8 @@ park (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, guint32 ui
     }
   g_mutex_unlock (&fetches->lock);
   mail_fetch_send (fetches, requests);
+  if (answer == MAIL_PARKED)
+    mail_patience_begin (fetches); /* the waiter may be woken already */
   return answer;
 }
 
@@ -309,6 +311,9 @@ mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 of
   gboolean hit = read_cached (file, message.size, offset, buffer, length, n_out);
   if (!hit && waiter == NULL && !store->options.offline)
     return MAIL_PARKED;
+  if (!hit && waiter != NULL
+      && mail_patience_is_lost (store->fetches, mail_fetch_key (content_id, uid), error))
+    return MAIL_FAILED;
   mail_counter_add (hit ? MAIL_COUNTER_HITS : MAIL_COUNTER_MISSES, 1);
 
   MailAnswer answer = MAIL_READY;
