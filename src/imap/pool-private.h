@@ -14,7 +14,7 @@ typedef struct
   ImapConnection *connection;
   gboolean was_ready, leaving; /* LOGOUT was our wish */
   gboolean settled;            /* it did something useful, or lived for a while */
-  gint64 ready_at;
+  gint64 begun_at, ready_at;
   gint64 used_at;    /* last given a task, or became ready */
   gint64 kept_at;    /* last NOOP */
   gint64 idle_since; /* IDLE was begun */
@@ -39,11 +39,11 @@ struct ImapPool
   GSource *tick;     /* armed by ready time */
   GSource *dispatch; /* armed while something is to be placed */
 
-  GPtrArray *slots;         /* of ImapSlot; owned */
-  GQueue interactive, bulk; /* of ImapTask: chains */
-  guint limit;              /* connections: config, or what the server let us have */
-  gint64 limit_until;
-  gboolean slow_line; /* worth compressing */
+  GPtrArray *slots;             /* of ImapSlot; owned */
+  GQueue interactive, bulk;     /* of ImapTask: chains */
+  guint limit;                  /* connections: config, or what the server let us have */
+  gint64 limit_at, limit_until; /* learnt; believed until then */
+  gboolean slow_line;           /* worth compressing */
   gint64 ticked_at;
   gint64 progress_at; /* something was placed or answered */
 
@@ -52,8 +52,10 @@ struct ImapPool
   guint n_failures, n_refusals;
   gint64 pause_until; /* the server asked for it: nothing is placed */
   guint n_pauses;
-  gboolean lost; /* a connection that had been ready was lost */
-  gboolean more; /* dispatch would like another connection */
+  gboolean lost;    /* a connection that had been ready was lost */
+  gint64 lost_at;   /* the last one; 0: none */
+  gboolean trusted; /* one has worked, and none was cut since that had done nothing yet */
+  gboolean more;    /* dispatch would like another connection */
 
   GArray *starting; /* of ImapWaiter */
   guint caps;

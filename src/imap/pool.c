@@ -17,6 +17,7 @@
 #define AUTH_RETRY_MS 30000 /* with passcmd: tokens expire */
 #define AUTH_RETRIES 3
 #define SETTLED_MS 10000 /* a connection that lived as long was no failure */
+#define SAME_CUT_MS 1000 /* what goes within it goes together */
 #define PAUSE_MAX_MS 10000
 #define LIMIT_MS (5 * 60 * 1000) /* how long a server's limit on connections is believed */
 #define CLOSE_IDLE_MS (3 * 60 * 1000)
@@ -111,7 +112,7 @@ open_connection (ImapPool *pool)
   ImapSlot *slot = g_new0 (ImapSlot, 1);
 
   slot->pool = pool;
-  pool->last_try = imap_now ();
+  pool->last_try = slot->begun_at = imap_now ();
   slot->connection = imap_connection_new (pool->config, pool->secrets, pool->tls, on_connection,
                                           slot);
   g_ptr_array_add (pool->slots, slot);
@@ -166,8 +167,9 @@ connect_failed (ImapPool *pool, const GError *error, gboolean throttled)
     {
       /* The account as such works: the server lets us have no more connections. */
       pool->limit = n_ready;
+      pool->limit_at = imap_now ();
       /* A refused password is tried again more rarely: that locks accounts. */
-      pool->limit_until = imap_now ()
+      pool->limit_until = pool->limit_at
                           + (g_error_matches (error, MAIL_ERROR, MAIL_ERROR_AUTH) ? 12 : 1)
                                 * LIMIT_MS;
       mail_log_info ("%s: no more than %u connections: %s", pool->config->host, n_ready,
@@ -190,6 +192,38 @@ is_throttled (ImapCode code)
          || code == IMAP_CODE_UNAVAILABLE;
 }
 
+/* Whether the end of a connection says nothing about the server: it was cut after it had worked, or
+ * together with one that had, or once while it was new. Then another is tried at once, and what
+ * becomes of that tells. */
+static gboolean
+was_cut (ImapPool *pool, const ImapSlot *slot, const GError *error)
+{
+  if (slot->settled)
+    return TRUE;
+  if (!g_error_matches (error, MAIL_ERROR, MAIL_ERROR_CONNECTION))
+    return FALSE;
+  if (slot->begun_at <= pool->lost_at)
+    return TRUE;
+  if (!pool->trusted || imap_connection_session (slot->connection) == NULL)
+    return FALSE;
+  pool->trusted = FALSE;
+  return TRUE;
+}
+
+static void
+note_loss (ImapPool *pool, const GError *error)
+{
+  pool->lost = TRUE;
+  pool->lost_at = imap_now ();
+  /* A new connection that went a moment earlier went for the same reason: that was no limit. */
+  if (pool->limit_until != 0 && pool->lost_at - pool->limit_at < SAME_CUT_MS)
+    {
+      pool->limit = MAX (pool->config->connections, 1);
+      pool->limit_until = 0;
+    }
+  mail_log_info ("%s: connection lost: %s", pool->config->host, error->message);
+}
+
 /* The connection is dead: what had not been sent goes back to the queue, the rest is told. */
 static void
 reap (ImapPool *pool, ImapSlot *slot)
@@ -197,9 +231,8 @@ reap (ImapPool *pool, ImapSlot *slot)
   g_autoptr (GError) error = g_error_copy (imap_connection_error (slot->connection));
   ImapSession *session = imap_connection_session (slot->connection);
   GQueue back = G_QUEUE_INIT;
-  gboolean was_ready = slot->was_ready, leaving = slot->leaving;
+  gboolean cut = was_cut (pool, slot, error), leaving = slot->leaving;
   gboolean throttled = session != NULL && is_throttled (imap_session_refusal_code (session));
-  gboolean young = was_ready && !slot->settled;
   ImapTask *task;
 
   if (session != NULL && !pool->closed)
@@ -211,13 +244,10 @@ reap (ImapPool *pool, ImapSlot *slot)
   g_free (slot);
   if (pool->closed || leaving)
     return;
-  if (!was_ready || young)
-    {
-      connect_failed (pool, error, throttled);
-      return;
-    }
-  pool->lost = TRUE;
-  mail_log_info ("%s: connection lost: %s", pool->config->host, error->message);
+  if (cut)
+    note_loss (pool, error);
+  else
+    connect_failed (pool, error, throttled);
 }
 
 static void
@@ -257,6 +287,7 @@ look_at_session (ImapPool *pool, ImapSlot *slot, ImapSession *session)
     {
       slot->settled = TRUE;
       pool->n_failures = 0;
+      pool->trusted = TRUE;
     }
   if (imap_session_take_busy (session))
     {
@@ -542,6 +573,8 @@ process (ImapPool *pool)
     }
   else if (now >= pool->pause_until)
     imap_pool_place (pool);
+  if (count_ready (pool) > 0)
+    tell_starting (pool, NULL);
   open_what_is_needed (pool, now);
   look_at_connections (pool);
 }

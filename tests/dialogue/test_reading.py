@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What a read or a look-up must give while the server loses connections or replaces mailboxes."""
+import concurrent.futures
 import errno
 import os
 
@@ -46,6 +47,59 @@ def test_connection_lost_inside_a_body(server, fake_mount, eol, cut):
     assert cuts
     assert outcome.value == want, outcome
     assert os.stat(path_of(daemon, server, 1)).st_size == len(want)
+
+
+def read_all(daemon, server, uids):
+    """In parallel, so that there are several connections; what each gave."""
+    with concurrent.futures.ThreadPoolExecutor(len(uids)) as pool:
+        return list(pool.map(lambda uid: attempt(read, path_of(daemon, server, uid)), uids))
+
+
+@pytest.mark.parametrize("connections", [1, 4])
+def test_all_connections_cut(server, fake_mount, connections):
+    """Again and again, some of them used for long, some new, some still logging in: the server is
+    there, and so nobody who reads hears of it."""
+    for i in range(64):
+        server.inbox.add(BODY + b"%d" % i)
+    daemon = fake_mount(timeout=20, connections=connections)
+    os.listdir(daemon.mnt / "INBOX")
+    order = [1 + i * 23 % 64 for i in range(64)]  # nothing is read ahead
+    for first in range(0, 64, 4):
+        uids = order[first:first + 4]
+        outcomes = read_all(daemon, server, uids)
+        assert [o.value for o in outcomes] == [BODY + b"%d" % (uid - 1) for uid in uids], outcomes
+        server.drop_all()
+
+
+@pytest.mark.parametrize("verb", ["AUTHENTICATE", "CAPABILITY", "ID", "EXAMINE"])
+def test_new_connection_cut_with_the_old(server, fake_mount, verb):
+    """One that is not of use yet goes with the one that was: that is one cut, not a server that is
+    down."""
+    server.inbox.add(BODY)
+    server.inbox.add(BODY + b"2")
+    server.mailboxes["other"] = type(server.inbox)()
+    daemon = fake_mount(timeout=20, connections=2)
+    os.listdir(daemon.mnt / "INBOX")
+    server.wait_command("NAMESPACE" if "NAMESPACE" in server.capabilities else "ID")
+    cuts = []
+
+    def cut(session, tag, args):
+        if cuts or session is server.sessions[0]:
+            session.default(tag, verb, args)
+        else:
+            cuts.append(verb)
+            server.drop_all()
+
+    def hold(session, tag, args):
+        """The first connection is busy, and so there is a second one."""
+        if "BODY" in args.upper() and not cuts:
+            wait_for("the cut", lambda: cuts)
+        session.default(tag, "UID FETCH", args)
+
+    server.on("UID FETCH", hold)
+    server.on(verb, cut)
+    outcomes = read_all(daemon, server, [1, 2])
+    assert [o.value for o in outcomes] == [BODY, BODY + b"2"], (outcomes, cuts)
 
 
 @pytest.mark.parametrize("layout", ["flat", "maildir"])
