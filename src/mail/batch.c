@@ -253,6 +253,21 @@ mail_changes_give_up_waiting (MailChanges *changes, const GError *error)
     mail_outcome_tell (told->pdata[i]);
 }
 
+/* How the look at the server ended. */
+static void
+looked (const GError *error, gpointer data)
+{
+  MailChanges *changes = data;
+
+  if (changes->stopped == NULL)
+    return; /* what was left was sent meanwhile */
+  changes->giving_up = error != NULL;
+  g_mutex_lock (&changes->lock);
+  changes->urgent = TRUE;
+  g_mutex_unlock (&changes->lock);
+  mail_changes_kick (changes);
+}
+
 static void
 note_network_error (MailChanges *changes, const GError *error)
 {
@@ -267,6 +282,13 @@ note_network_error (MailChanges *changes, const GError *error)
     {
       changes->backoff = 1;
       schedule_retry (changes, 50);
+      return;
+    }
+  if (changes->stopping && !changes->looked && mail_store_is_network_error (error))
+    {
+      /* Perhaps that is how it was a while ago. What is queued goes now or at the next mount. */
+      changes->looked = TRUE;
+      changes->store->backend->ops->start (changes->store->backend, looked, changes);
       return;
     }
   mail_log_info ("changes stay queued: %s", error->message);

@@ -145,7 +145,7 @@ struct MailChanges
   GSource *retry;
   MailDoneFunc stopped;
   gpointer stopped_data;
-  gboolean stopping, giving_up, sweeping;
+  gboolean stopping, looked, giving_up, sweeping; /* looked: at the server, once while stopping */
 };
 
 /* What the worker does; the first member of what is pushed to it. */

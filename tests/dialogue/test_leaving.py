@@ -83,6 +83,34 @@ def test_while_a_directory_is_invalidated(server, fake_mount):
         assert result
 
 
+def test_server_is_back_before_the_end(server, fake_mount):
+    """That it was away is known and remembered; when it is told to stop the daemon looks again."""
+    message = server.inbox.add(BODY)
+    daemon = fake_mount(refresh=600)
+    daemon.allow("unreach|connection|closed")
+    path = daemon.mnt / "INBOX" / paths.message_name(1, server.inbox.uidvalidity)
+    os.stat(path)
+
+    def cut(session, tag, args):
+        server.script = lambda session: session.close()  # from now on every connection
+        server.drop_all()
+
+    def store(session, tag, args):
+        message.flags.add("\\Flagged")
+        session.line(f"* 1 FETCH (UID 1 FLAGS ({' '.join(sorted(message.flags))}))")
+        session.ok(tag)
+
+    server.on("UID STORE", cut)
+    with pytest.raises(OSError):
+        os.setxattr(path, "user.imap.flags", b"\\Flagged")
+    assert len(os.listdir(daemon.mnt / ".mailfs" / "queue")) == 1
+    assert message.flags == set()
+    server.on("UID STORE", store)
+    server.script = None
+    daemon.stop()
+    assert message.flags == {"\\Flagged"}
+
+
 @pytest.mark.parametrize("args", [("-f",), ()], ids=["foreground", "background"])
 def test_interrupted_while_starting(server, fake_mount, args):
     """Ctrl-C on the command ends it while the server is silent, and nothing is mounted later."""
