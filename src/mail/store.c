@@ -126,6 +126,8 @@ poll_mailbox (MailMailbox *mailbox, PollReason reason)
   gboolean due = reason == POLL_TOLD ? mailbox->tried_at == 0 : aged;
   /* When the last look failed, that look itself may be what the server speaks of: no circles. */
   due |= reason == POLL_PUSHED && !mailbox->sync_failed;
+  /* The listing under way may not have it. */
+  mailbox->pushed |= reason == POLL_PUSHED && mailbox->syncing;
   due = due && mailbox->loaded && !mailbox->syncing;
   mailbox->syncing |= due;
   g_mutex_unlock (&mailbox->lock);

@@ -714,7 +714,10 @@ finish (Sync *sync, const GError *error)
   GQueue waiters;
 
   g_mutex_lock (&mailbox->lock);
-  mailbox->syncing = FALSE;
+  /* What is said during a listing that fails may be about that listing: no circles. */
+  gboolean again = mailbox->pushed && error == NULL;
+  mailbox->pushed = FALSE;
+  mailbox->syncing = again;
   mailbox->sync_failed = error != NULL;
   mailbox->tried_at = g_get_monotonic_time ();
   gboolean known = mailbox->loaded || mail_mailbox_load_locked (mailbox);
@@ -734,6 +737,8 @@ finish (Sync *sync, const GError *error)
 
 static void
 report_to_mover (Sync *sync)
+  if (again)
+    mail_sync_start (mailbox);
 {
   g_autoptr (GPtrArray) none = g_ptr_array_new ();
 

@@ -160,3 +160,28 @@ def test_failing_listings_are_no_news(server, fake_mount):
     n, m = server.n_commands("EXAMINE"), server.n_commands("LIST")
     server.wait_command("LIST", m + 4)  # four times `refresh`
     assert server.n_commands("EXAMINE") - n < 20
+
+
+def test_pushed_during_a_listing(server, fake_mount):
+    """Mail that comes while a mailbox is listed, too late for that listing: the server says so
+    once, and the mail is there long before the next refresh."""
+    refresh = 12
+    server.capabilities += ["IDLE"]
+    server.inbox.add(BODY)
+    daemon = fake_mount(refresh=refresh)
+    os.listdir(daemon.mnt / "INBOX")
+    pushed = []
+
+    def fetch(session, tag, args):
+        if pushed or "BODY" in args:
+            session.default(tag, "UID FETCH", args)
+            return
+        session.send(session.fetch_answer(1, server.inbox.messages[0], args, False))
+        pushed.append(server.inbox.add(BODY + b"new"))
+        session.line("* 2 EXISTS")
+        server.stopping.wait(1)  # and the listing is not over yet
+        session.ok(tag)
+
+    server.on("UID FETCH", fetch)
+    wait_for("the second listing", lambda: pushed, 2 * refresh)
+    wait_for("the mail", lambda: len(os.listdir(daemon.mnt / "INBOX")) == 2, refresh * 2 / 3)
