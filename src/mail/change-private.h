@@ -187,6 +187,8 @@ void mail_changes_free (MailChanges *changes);
 /* Net thread. Everything is sent, or it is known that it cannot be now; then done. */
 void mail_changes_stop (MailChanges *changes, MailDoneFunc done, gpointer user_data);
 void mail_changes_stop_if_idle (MailChanges *changes);
+/* How many .mailfs/queue and .mailfs/failed list. Any thread. */
+void mail_changes_count (MailChanges *changes, guint *n_queued_out, guint *n_failed_out);
 
 /* Whether mail may be changed here at all now; rights: any of these letters of RFC 4314, or NULL.
  */

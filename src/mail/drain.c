@@ -262,3 +262,18 @@ mail_store_queue_lines (MailStore *store)
     }
   return lines;
 }
+
+void
+mail_changes_count (MailChanges *changes, guint *n_queued_out, guint *n_failed_out)
+{
+  GHashTableIter iter;
+  gpointer staged;
+
+  *n_failed_out = 0;
+  g_mutex_lock (&changes->lock);
+  *n_queued_out = changes->queue.length;
+  g_hash_table_iter_init (&iter, changes->staged);
+  while (g_hash_table_iter_next (&iter, NULL, &staged))
+    *n_failed_out += ((MailStaged *)staged)->state == MAIL_STAGED_FAILED;
+  g_mutex_unlock (&changes->lock);
+}

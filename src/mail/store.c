@@ -218,9 +218,8 @@ poll_used (gpointer data)
   if (used->len > 0 && list_due)
     mail_tree_refresh (store);
   for (guint i = 0; i < used->len; i++)
-    poll_mailbox (used->pdata[i], used->len > POLL_ONE_BY_ONE && store->list_has_status
-                                      ? POLL_TOLD
-                                      : POLL_AGED);
+    poll_mailbox (used->pdata[i],
+                  used->len > POLL_ONE_BY_ONE && store->list_has_status ? POLL_TOLD : POLL_AGED);
   watch_latest (store, used);
   return G_SOURCE_CONTINUE;
 }
@@ -590,6 +589,7 @@ mail_store_status_text (MailStore *store)
 {
   GString *text = g_string_new (NULL);
   g_autofree char *state = describe_backend (store);
+  guint n_queued, n_failed;
 
   g_string_append_printf (text, "state %s\n", state);
   for (guint i = 0; i < MAIL_N_COUNTERS; i++)
@@ -600,6 +600,8 @@ mail_store_status_text (MailStore *store)
   g_rw_lock_reader_unlock (&store->tree_lock);
   if (store->keep != NULL)
     g_string_append_printf (text, "stored %u\n", mail_keep_length (store->keep));
+  mail_changes_count (store->changes, &n_queued, &n_failed);
+  g_string_append_printf (text, "queued %u\nfailed %u\n", n_queued, n_failed);
   g_string_append_printf (text, "cache_bytes %" G_GUINT64_FORMAT "\n",
                           mail_cache_used (store->cache));
   return g_string_free (text, FALSE);

@@ -104,6 +104,7 @@ def test_server_is_back_before_the_end(server, fake_mount):
     with pytest.raises(OSError):
         os.setxattr(path, "user.imap.flags", b"\\Flagged")
     assert len(os.listdir(daemon.mnt / ".mailfs" / "queue")) == 1
+    assert daemon.counter("queued") == 1 and daemon.counter("failed") == 0
     assert message.flags == set()
     server.on("UID STORE", store)
     server.script = None

@@ -173,6 +173,7 @@ def test_quota(on):
     assert account.subjects() == ["fits", "m0", "m1", "m2"]
     assert not (account.inbox / "big.eml").exists()
     ((name, reason),) = account.failed().items()
+    assert account.daemon.counter("failed") == 1 and account.daemon.counter("queued") == 0
     assert name.endswith("-big.eml") and "uota" in reason
     failed = account.mnt / ".mailfs" / "failed" / name
     assert failed.read_bytes() == big
