@@ -44,6 +44,7 @@ typedef struct
   char *(*message_name) (const char *name);
   /* A staged file's area whose files a mail reader knows already (MAIL_LOCAL_OLD); 0: none. */
   guint old_area;
+  gboolean flags_in_names; /* a change of flags is a change of a directory's entries */
 } MailNaming;
 
 /* What the kernel must be told. Net thread, or a thread that calls into the store; no locks held.

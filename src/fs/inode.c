@@ -301,9 +301,13 @@ remote_name (const char *remote_id)
 const MailNaming *
 fs_naming (MailLayout layout)
 {
-  static const MailNaming flat = { flat_part, parse_flat_part, remote_name, NULL, 0 };
-  static const MailNaming maildir = { maildir_part, parse_maildir_part, remote_name,
-                                      fs_names_maildir_base, FS_NODE_CUR - FS_NODE_MAILBOX };
+  static const MailNaming flat = { flat_part, parse_flat_part, remote_name, NULL, 0, FALSE };
+  static const MailNaming maildir = { maildir_part,
+                                      parse_maildir_part,
+                                      remote_name,
+                                      fs_names_maildir_base,
+                                      FS_NODE_CUR - FS_NODE_MAILBOX,
+                                      TRUE };
 
   return layout == MAIL_LAYOUT_MAILDIR ? &maildir : &flat;
 }

@@ -191,8 +191,11 @@ message_changed (gpointer user_data, MailMailbox *mailbox, const MailMessage *ol
   push (server, dir, FALSE, name);
   if (now == NULL)
     return;
+  fuse_ino_t dir_now = fs_ino_mailbox (mailbox, dir_of (server, now));
   drop_listing (server, dir);
-  drop_listing (server, fs_ino_mailbox (mailbox, dir_of (server, now)));
+  drop_listing (server, dir_now);
+  if (dir_now != dir)
+    push (server, dir_now, FALSE, NULL); /* its time */
 }
 
 /* Its pages too: who has it open is to be told that it is stale. */

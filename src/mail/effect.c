@@ -271,6 +271,14 @@ mail_effect_name (MailMailbox *mailbox, guint32 content_id, guint32 uid, const c
   tell (&step, TRUE);
 }
 
+static void
+flags_changed_locked (MailMailbox *mailbox)
+{
+  mailbox->generation++;
+  if (mailbox->store->naming.flags_in_names)
+    mail_mailbox_touch_locked (mailbox);
+}
+
 void
 mail_effect_old (MailMailbox *mailbox, guint32 content_id, guint32 uid)
 {
@@ -285,7 +293,7 @@ mail_effect_old (MailMailbox *mailbox, guint32 content_id, guint32 uid)
       step.now = *message;
       step.has_old = step.has_now = TRUE;
       step.name = g_strdup (mail_mailbox_name_locked (mailbox, uid));
-      mailbox->generation++;
+      flags_changed_locked (mailbox);
     }
   g_mutex_unlock (&mailbox->lock);
   if (!step.has_now)
@@ -311,7 +319,7 @@ mail_effect_marks (MailMailbox *mailbox, guint32 content_id, guint32 uid, guint8
       step.now = *message;
       step.has_old = step.has_now = TRUE;
       step.name = g_strdup (mail_mailbox_name_locked (mailbox, uid));
-      mailbox->generation++;
+      flags_changed_locked (mailbox);
     }
   g_mutex_unlock (&mailbox->lock);
   if (!step.has_now)

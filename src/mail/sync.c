@@ -10,7 +10,8 @@
 
 #include <string.h>
 
-/* Messages and changes of flags that one listing may report; a server that goes on and on is lying. */
+/* Messages and changes of flags that one listing may report; a server that goes on and on is lying.
+ */
 #define REPORTED_MAX (8u << 20)
 
 typedef struct
@@ -168,7 +169,7 @@ typedef struct
   GArray *changed; /* of MailMessage: rows to write */
   GArray *events;  /* of Event */
   gboolean silent; /* the first listing: nobody can know any of it yet */
-  gboolean entries_changed;
+  gboolean entries_changed, flags_changed;
 } Merge;
 
 static void
@@ -254,7 +255,10 @@ update (Merge *merge, MailMessage *old, const MailMessage *said)
       && (news->modseq == 0 || old->modseq == news->modseq))
     return;
   if (old->flags != news->flags || old->keywords != news->keywords)
-    old->changed = changed_now ();
+    {
+      old->changed = changed_now ();
+      merge->flags_changed = TRUE;
+    }
   old->flags = news->flags;
   old->keywords = news->keywords;
   if (news->modseq != 0)
@@ -619,6 +623,8 @@ merge_locked (Merge *merge, const MailSyncResult *result)
                        || (mail_store_caps (mailbox->store) & MAIL_CAP_REMOTE_IDS));
   if (first || merge->entries_changed)
     touch (merge, first);
+  else if (merge->flags_changed && mailbox->store->naming.flags_in_names)
+    mail_mailbox_touch_locked (mailbox);
   mailbox->flag_changes += merge->changed->len > 0;
   if (first || merge->entries_changed || merge->changed->len > 0
       || modseq != mailbox->status.highestmodseq)
@@ -731,14 +737,14 @@ finish (Sync *sync, const GError *error)
   mail_store_wake_all (&waiters, known && mail_store_is_network_error (error) ? NULL : error);
   if (error == NULL)
     mail_changes_kick (mailbox->store->changes); /* the server works */
+  if (again)
+    mail_sync_start (mailbox);
   if (g_error_matches (error, MAIL_ERROR, MAIL_ERROR_GONE))
     mail_tree_refresh (mailbox->store);
 }
 
 static void
 report_to_mover (Sync *sync)
-  if (again)
-    mail_sync_start (mailbox);
 {
   g_autoptr (GPtrArray) none = g_ptr_array_new ();
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import subprocess
+import time
 
 import pytest
 
@@ -100,6 +101,23 @@ def test_flags_by_renaming(account):
         assert account.see()[1].flags == want, letters
         assert target in list(account.cur.iterdir()), letters
         path = target
+
+
+def test_flags_change_the_time(account):
+    """They are in the names: who looks at the time only must see that there is something new."""
+    for who in ("here", "elsewhere"):
+        before = os.stat(account.cur).st_mtime
+        wait_for("another second", lambda t=before: time.time() >= t + 1)
+        name = find(account, "m1").name
+        if who == "here":
+            os.rename(account.cur / name, account.cur / (name + "F"))
+            account.sync(account.cur)
+        else:
+            with account.server.client(account.user) as client:
+                client.select("INBOX")
+                client.store(2, "+FLAGS", "(\\Answered)")
+            wait_for("another name", lambda n=name: find(account, "m1").name != n)
+        assert os.stat(account.cur).st_mtime > before, who
 
 
 def test_new_to_cur_without_a_flag(account):
