@@ -549,7 +549,7 @@ on_done (ImapTask *base, const ImapResult *result)
   else if (task->kind == SYNC_EXAMINE && job->error == NULL)
     on_examined (job, task, result->session);
   else if (task->kind == SYNC_SEARCH && task->task.select != NULL)
-    /* Between the numbers and the OK mail may have come and gone: neither makes the numbers short. */
+    /* Between the numbers and the OK mail may have come and gone: that makes no number short. */
     job->search_exists = job->got_search ? MIN (job->search_exists, task->task.select->exists)
                                          : task->task.select->exists;
   g_free (task);

@@ -516,9 +516,7 @@ mail_cache_retain_contents (MailCache *cache, const guint32 *ids, guint n_ids)
     closedir (dir);
 }
 
-/* --- the thread
- * ------------------------------------------------------------------------------------------------------
- */
+/* --- the thread ------------------------------------------------------------------------------ */
 
 /* Partial files nobody has used for a while get their footers, so that a crash does not lose them.
  */

@@ -99,7 +99,7 @@ struct MailMailbox
   char *settable_keywords;
   char *rights;           /* MYRIGHTS or NULL */
   gboolean syncing;
-  gboolean pushed;        /* meanwhile the server said that something happened: once more */
+  gboolean pushed; /* meanwhile the server said that something happened: once more */
   GQueue sync_waiters;    /* MailWaiter links */
   guint sync_started;     /* how many were begun: the number of the last one */
   guint sync_merged;      /* the number of the last one that succeeded */
