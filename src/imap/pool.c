@@ -202,7 +202,7 @@ was_cut (ImapPool *pool, const ImapSlot *slot, const GError *error)
     return TRUE;
   if (!g_error_matches (error, MAIL_ERROR, MAIL_ERROR_CONNECTION))
     return FALSE;
-  if (slot->begun_at <= pool->lost_at)
+  if (slot->begun_at < pool->lost_at) /* not the one that was begun because of it */
     return TRUE;
   if (!pool->trusted || imap_connection_session (slot->connection) == NULL)
     return FALSE;

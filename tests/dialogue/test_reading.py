@@ -71,6 +71,21 @@ def test_all_connections_cut(server, fake_mount, connections):
         server.drop_all()
 
 
+def test_every_new_connection_is_cut(server, fake_mount):
+    """After the cut nobody is let in any more: that is a server that is down, asked now and then."""
+    server.inbox.add(BODY)
+    daemon = fake_mount(timeout=20)
+    os.listdir(daemon.mnt / "INBOX")
+    server.script = lambda session: session.close()
+    server.drop_all()
+    for _ in range(3):
+        assert attempt(read, path_of(daemon, server, 1)).code == errno.EHOSTUNREACH
+    server.stopping.wait(3)
+    assert len(server.sessions) < 20
+    server.script = None
+    wait_for("it is read", lambda: attempt(read, path_of(daemon, server, 1)).value == BODY, 40, 0.2)
+
+
 @pytest.mark.parametrize("verb", ["AUTHENTICATE", "CAPABILITY", "ID", "EXAMINE"])
 def test_new_connection_cut_with_the_old(server, fake_mount, verb):
     """One that is not of use yet goes with the one that was: that is one cut, not a server that is
