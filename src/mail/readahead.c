@@ -19,6 +19,7 @@
 #define LOOK_MAX 2048u /* messages looked at for one request */
 #define WINDOW_MIN (256 * G_GUINT64_CONSTANT (1024))
 #define WINDOW_MAX (16 * G_GUINT64_CONSTANT (1024) * 1024)
+#define MESSAGE_COST 4096 /* of any message, however small: a file in the cache */
 #define WINDOW_GROWTH 4u /* a scan of thousands should not spend its first second growing */
 #define HEAD_MAX (32 * G_GUINT64_CONSTANT (1024)) /* who reads no further wants only the start */
 #define N_ROAMS 4u
@@ -105,7 +106,7 @@ ahead_end (const MailReadahead *readahead, const Scan *scan, guint64 size)
 static guint64
 cost (guint64 end, guint64 size)
 {
-  return MIN (end, size) + 512; /* a message of no size is not free either */
+  return MIN (end, size) + MESSAGE_COST;
 }
 
 /* The scan that this message continues, moved on to it; NULL when it continues none. */
