@@ -54,6 +54,9 @@ typedef struct
   /* The server's claim was wrong. Before any reader is answered. */
   void (*size_known) (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed,
                       guint64 size);
+  /* A message that was fetched ahead of a reader is here, whole and as long as claimed. Net thread. */
+  void (*fetched_ahead) (gpointer user_data, guint32 content_id, guint32 uid, const guint8 *bytes,
+                         gsize length);
   /* What was served of this message is not to be trusted any more. */
   void (*contents_dropped) (gpointer user_data, guint32 content_id, guint32 uid);
   void (*directory) (gpointer user_data, MailMailbox *mailbox); /* its entries changed */

@@ -229,10 +229,16 @@ size_known (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed
   g_async_queue_push (server->notify->queue, notice);
 }
 
+void
+fs_notify_contents (FsServer *server, fuse_ino_t ino)
+{
+  push (server, ino, TRUE, NULL);
+}
+
 static void
 contents_dropped (gpointer user_data, guint32 content_id, guint32 uid)
 {
-  push (user_data, fs_ino_message (content_id, uid), TRUE, NULL);
+  fs_notify_contents (user_data, fs_ino_message (content_id, uid));
 }
 
 static void
@@ -260,6 +266,7 @@ mailbox_gone (gpointer user_data, guint32 parent_id, guint32 id, const char *lea
 const MailStoreEvents fs_notify_events = {
   .message = message_changed,
   .size_known = size_known,
+  .fetched_ahead = fs_fetched_ahead,
   .contents_dropped = contents_dropped,
   .directory = directory_changed,
   .mailbox_gone = mailbox_gone,

@@ -55,6 +55,7 @@ fs_server_new (const MailConfig *config, MailStore *store, GError **error)
   server->store = store;
   server->started = g_get_real_time () / G_USEC_PER_SEC;
   g_mutex_init (&server->lock);
+  g_mutex_init (&server->ahead_lock);
   server->busy_dirs = g_hash_table_new (NULL, NULL);
   g_queue_init (&server->waiting);
   server->staged_lookups = g_hash_table_new (NULL, NULL);
@@ -205,6 +206,7 @@ fs_server_free (FsServer *server)
   g_clear_pointer (&server->vacated, g_hash_table_unref);
   g_clear_pointer (&server->streams, g_hash_table_unref);
   g_clear_pointer (&server->seen_generation, g_hash_table_unref);
+  g_mutex_clear (&server->ahead_lock);
   g_mutex_clear (&server->lock);
   g_free (server);
 }

@@ -413,8 +413,9 @@ mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 content_
               g_ptr_array_add (requests, fetch);
             }
           g_array_append_val (fetch->uids, parts[i].uid);
-          mail_claims_add (mail_claims_get (fetches, key, file, MAIL_TO_END), parts[i].start,
-                           parts[i].end);
+          MailPending *pending = mail_claims_get (fetches, key, file, MAIL_TO_END);
+          mail_claims_add (pending, parts[i].start, parts[i].end);
+          pending->hand_on = parts[i].hand_on;
         }
       g_mutex_unlock (&fetches->lock);
     }

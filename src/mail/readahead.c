@@ -16,6 +16,9 @@
 #define N_SCANS 16u
 #define SKIP_MAX 32u /* messages a walker may leave out (cached ones, names that do not match) */
 #define SKIP_FIRST 4u
+/* Of what was handed to the kernel no read comes here: one message in so many is not, to see where
+ * the walker is. */
+#define PROBE_EVERY 8u
 #define LOOK_MAX 2048u /* messages looked at for one request */
 #define WINDOW_MIN (256 * G_GUINT64_CONSTANT (1024))
 #define WINDOW_MAX (16 * G_GUINT64_CONSTANT (1024) * 1024)
@@ -44,6 +47,7 @@ typedef struct
   guint n_heads;         /* large messages in a row of which only the start was read */
   gboolean full;         /* a message above a block was read past its first block */
   guint64 window, ahead_bytes;
+  guint n_chosen;
   gint64 used;
 } Scan;
 
@@ -179,7 +183,8 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
 
       for (guint i = 0; i < n && chosen < budget; i++)
         {
-          MailFetchPart part = { next[i].uid, 0, ahead_end (readahead, scan, next[i].size) };
+          MailFetchPart part = { next[i].uid, 0, ahead_end (readahead, scan, next[i].size),
+                                 scan->n_chosen % PROBE_EVERY != 0 };
           guint64 here = part.end == 0 ? 0 : cost (part.end, next[i].size);
 
           scan->ahead = next[i].uid;
@@ -190,6 +195,7 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
               || (file != NULL && mail_cache_file_has (file, 0, MIN (part.end, MAIL_TO_END / 2))))
             continue;
           chosen += here;
+          scan->n_chosen++;
           g_array_append_val (parts, part);
         }
       if (n < G_N_ELEMENTS (next))

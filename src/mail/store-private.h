@@ -162,6 +162,7 @@ typedef struct
 {
   guint32 uid;
   guint64 start, end; /* end MAIL_TO_END: the whole rest */
+  gboolean hand_on;   /* to the kernel when it comes, before anybody asks */
 } MailFetchPart;
 /* Any thread. Fetches the parts that nobody fetches yet; parts with start 0 and the same end of
  * several messages go out as one request. n is bounded by the caller. */
