@@ -20,22 +20,42 @@ is_plain (FsServer *server, fuse_ino_t ino, guint32 content_id, guint32 uid)
   return staged == NULL;
 }
 
-void
-fs_fetched_ahead (gpointer user_data, guint32 content_id, guint32 uid, const guint8 *bytes,
-                  gsize length)
+/* FALSE: the kernel does not want it. */
+static gboolean
+hand_on (FsServer *server, guint32 content_id, guint32 uid, const guint8 *bytes, gsize length)
 {
-  FsServer *server = user_data;
   fuse_ino_t ino = fs_ino_message (content_id, uid);
   struct fuse_bufvec pages = FUSE_BUFVEC_INIT (length);
+  gboolean taken;
 
   pages.buf[0].mem = (void *)bytes;
-  if (g_atomic_int_get (&server->leaving))
-    return;
   g_mutex_lock (&server->ahead_lock);
-  /* An inode that the kernel does not know is refused. */
-  if (is_plain (server, ino, content_id, uid))
-    fuse_lowlevel_notify_store (server->session, ino, 0, &pages, 0);
+  taken = !g_atomic_int_get (&server->leaving) && is_plain (server, ino, content_id, uid)
+          && fuse_lowlevel_notify_store (server->session, ino, 0, &pages, 0) == 0;
   g_mutex_unlock (&server->ahead_lock);
+  return taken;
+}
+
+void
+fs_fetched_ahead (gpointer server, guint32 content_id, guint32 uid, const guint8 *bytes,
+                  gsize length)
+{
+  hand_on (server, content_id, uid, bytes, length);
+}
+
+void
+fs_hand_on_cached (FsServer *server, guint32 content_id, const guint32 *uids, guint n)
+{
+  guint8 bytes[MAIL_BLOCK_SIZE];
+
+  for (guint i = 0; i < n; i++)
+    {
+      gssize length = mail_store_read_cached (server->store, content_id, uids[i], bytes, sizeof bytes);
+
+      /* Who looks up one name after the other has the kernel know no inode yet. */
+      if (length > 0 && !hand_on (server, content_id, uids[i], bytes, (gsize)length))
+        return;
+    }
 }
 
 /* This runs in a request, and the kernel may take bytes only when another request was answered: not

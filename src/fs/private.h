@@ -111,6 +111,8 @@ char *fs_message_name (FsServer *server, guint32 uidvalidity, const MailMessage 
 /* As the store's event. */
 void fs_fetched_ahead (gpointer server, guint32 content_id, guint32 uid, const guint8 *bytes,
                        gsize length);
+/* The notifier's: of those that are in the cache. */
+void fs_hand_on_cached (FsServer *server, guint32 content_id, const guint32 *uids, guint n);
 /* mail_stage_replacement, after which the kernel is handed no more bytes of the message. */
 MailStaged *fs_replace_message (FsServer *server, const FsNode *node, const char *name,
                                 GError **error);

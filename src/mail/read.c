@@ -329,6 +329,24 @@ mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 of
   return not_cached (error);
 }
 
+gssize
+mail_store_read_cached (MailStore *store, guint32 content_id, guint32 uid, void *buffer,
+                        gsize size)
+{
+  g_autoptr (MailMailbox) mailbox = mail_store_contents (store, content_id);
+  MailMessage message;
+  guint64 end;
+
+  if (mailbox == NULL || !mail_mailbox_find (mailbox, uid, &message) || message.size > size)
+    return -1;
+  g_autoptr (MailCacheFile) file = mail_cache_peek (store->cache, content_id, uid, 0);
+  if (file == NULL || !mail_cache_file_end (file, &end) || end != message.size
+      || !mail_cache_file_has (file, 0, end)
+      || mail_cache_file_read (file, 0, buffer, end, NULL) != (gssize)end)
+    return -1;
+  return (gssize)end;
+}
+
 MailAnswer
 mail_store_fetch_whole (MailStore *store, MailMailbox *mailbox, guint32 uid, MailWaiter *waiter,
                         GError **error)

@@ -19,6 +19,8 @@
 /* Of what was handed to the kernel no read comes here: one message in so many is not, to see where
  * the walker is. */
 #define PROBE_EVERY 8u
+#define WALK_AFTER 4u
+#define WALK_ON 128u
 #define LOOK_MAX 2048u /* messages looked at for one request */
 #define WINDOW_MIN (256 * G_GUINT64_CONSTANT (1024))
 #define WINDOW_MAX (16 * G_GUINT64_CONSTANT (1024) * 1024)
@@ -48,6 +50,7 @@ typedef struct
   gboolean full;         /* a message above a block was read past its first block */
   guint64 window, ahead_bytes;
   guint n_chosen;
+  guint32 named, named_half; /* of what is in the cache, the last one that the kernel is to have */
   gint64 used;
 } Scan;
 
@@ -204,6 +207,24 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
   scan->ahead_bytes += chosen;
 }
 
+/* Through what is in the cache already: what comes next, when he is half through what was named
+ * last. */
+static void
+choose_cached (Scan *scan, MailMailbox *mailbox, GArray *uids)
+{
+  MailMessage next[WALK_ON];
+
+  guint n = mail_mailbox_next (mailbox, MAX (scan->named, scan->uid), next, NULL, WALK_ON);
+  for (guint i = 0; i < n; i++)
+    if (scan->n_chosen++ % PROBE_EVERY != 0 && next[i].size <= MAIL_BLOCK_SIZE)
+      g_array_append_val (uids, next[i].uid);
+  if (n > 0)
+    {
+      scan->named = next[n - 1].uid;
+      scan->named_half = next[n / 2].uid;
+    }
+}
+
 /* NULL: there is none yet, and none is to be made. */
 static Roam *
 find_roam (MailReadahead *readahead, guint32 content_id, gboolean make)
@@ -261,6 +282,8 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
 {
   guint64 window_max = MIN (WINDOW_MAX, readahead->store->options.cache_size / 4);
   g_autoptr (GArray) parts = NULL;
+  g_autoptr (GArray) cached = NULL;
+  const MailStoreEvents *events = &readahead->store->events;
 
   g_mutex_lock (&readahead->lock);
   Scan *scan = advance (readahead, mailbox, content_id, uid);
@@ -279,6 +302,12 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
       parts = g_array_new (FALSE, FALSE, sizeof (MailFetchPart));
       choose (readahead, scan, mailbox, scan->window - scan->ahead_bytes, parts);
     }
+  else if (!missed && !active && scan->run >= WALK_AFTER && uid >= scan->named_half
+           && !readahead->store->options.eol_lf && events->walks_on != NULL)
+    {
+      cached = g_array_new (FALSE, FALSE, sizeof (guint32));
+      choose_cached (scan, mailbox, cached);
+    }
   else if (stray && roam (readahead, roaming, uid, size, window_max))
     {
       parts = g_array_new (FALSE, FALSE, sizeof (MailFetchPart));
@@ -292,4 +321,7 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
   if (parts != NULL && parts->len > 0)
     mail_fetches_ahead (readahead->store->fetches, mailbox, content_id,
                         (const MailFetchPart *)parts->data, parts->len);
+  if (cached != NULL && cached->len > 0)
+    events->walks_on (readahead->store->events_data, content_id, (const guint32 *)cached->data,
+                      cached->len);
 }
