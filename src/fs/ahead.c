@@ -47,14 +47,15 @@ void
 fs_hand_on_cached (FsServer *server, guint32 content_id, const guint32 *uids, guint n)
 {
   guint8 bytes[MAIL_BLOCK_SIZE];
+  guint n_unknown = 0;
 
-  for (guint i = 0; i < n; i++)
+  /* For who looks up one name after the other the kernel does not know the inodes yet. */
+  for (guint i = 0; i < n && n_unknown <= n / 4; i++)
     {
       gssize length = mail_store_read_cached (server->store, content_id, uids[i], bytes, sizeof bytes);
 
-      /* Who looks up one name after the other has the kernel know no inode yet. */
       if (length > 0 && !hand_on (server, content_id, uids[i], bytes, (gsize)length))
-        return;
+        n_unknown++;
     }
 }
 
