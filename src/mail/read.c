@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define WINDOW_MIN (2 * (guint64)MAIL_BLOCK_SIZE)
+#define WINDOW_GROWTH 4u
 #define WINDOW_MAX (1024 * (guint64)MAIL_BLOCK_SIZE) /* 64 MiB */
 #define PREFIX_MAX (2 * (guint64)MAIL_BLOCK_SIZE)    /* what the kernel reads ahead at most */
 #define PREFIX_WORTH (8 * (guint64)MAIL_BLOCK_SIZE)  /* a smaller message comes whole */
@@ -46,7 +47,7 @@ window_max (const MailStore *store)
   return CLAMP (store->options.cache_size / 4, WINDOW_MIN, WINDOW_MAX);
 }
 
-/* Reading on from front to back: keeps a window, doubling, asked for ahead of the reader. Lock
+/* Reading on from front to back: keeps a window, growing, asked for ahead of the reader. Lock
  * held. */
 static void
 walk_on (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, MailPending *pending,
@@ -72,7 +73,7 @@ walk_on (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, MailPen
   else if (walk->fetched - walk->next > walk->window / 2)
     return;
   else
-    walk->window = MIN (walk->window * 2, window_max (fetches->store));
+    walk->window = MIN (walk->window * WINDOW_GROWTH, window_max (fetches->store));
   if (walk->fetched >= size)
     return;
   guint64 to = walk->fetched + walk->window >= size ? size + 1 : walk->fetched + walk->window;
