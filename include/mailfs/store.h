@@ -173,10 +173,10 @@ guint32 mail_mailbox_uid_of_name (MailMailbox *mailbox, const char *name);
 MailAnswer mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 offset,
                             void *buffer, gsize length, gsize *n_out, MailWaiter *waiter,
                             GError **error);
-/* All of a message that is in the cache and as long as the server claims: its length; -1 when it is
- * not, or longer than size. */
-gssize mail_store_read_cached (MailStore *store, guint32 content_id, guint32 uid, void *buffer,
-                               gsize size);
+/* For walks_on. All of a message that is in the cache and as long as the server claims: its length;
+ * -1 when it is not, or longer than size, or the walker may be reading it himself by now. */
+gssize mail_store_read_ahead (MailStore *store, guint32 content_id, guint32 uid, void *buffer,
+                              gsize size);
 /* The whole message is held and its length exact (eol=lf at open). */
 MailAnswer mail_store_fetch_whole (MailStore *store, MailMailbox *mailbox, guint32 uid,
                                    MailWaiter *waiter, GError **error);

@@ -52,7 +52,7 @@ fs_hand_on_cached (FsServer *server, guint32 content_id, const guint32 *uids, gu
   /* For who looks up one name after the other the kernel does not know the inodes yet. */
   for (guint i = 0; i < n && n_unknown <= n / 4; i++)
     {
-      gssize length = mail_store_read_cached (server->store, content_id, uids[i], bytes, sizeof bytes);
+      gssize length = mail_store_read_ahead (server->store, content_id, uids[i], bytes, sizeof bytes);
 
       if (length > 0 && !hand_on (server, content_id, uids[i], bytes, (gsize)length))
         n_unknown++;

@@ -156,7 +156,8 @@ fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data
   wake_readers (fetch);
 }
 
-/* It is in the cache now: a reader that comes meanwhile is answered from there. */
+/* It is in the cache now: a reader that comes meanwhile is answered from there. He must not be reading it
+ * already: the kernel would have to wait for that, and the net thread with it. */
 static void
 hand_on (MailFetch *fetch)
 {
@@ -168,7 +169,8 @@ hand_on (MailFetch *fetch)
   const MailPending *pending = g_hash_table_lookup (fetches->pending, &key);
   gboolean ahead = pending != NULL && pending->hand_on && pending->waiters.length == 0;
   g_mutex_unlock (&fetches->lock);
-  if (ahead && store->events.fetched_ahead != NULL)
+  if (ahead && store->events.fetched_ahead != NULL
+      && !mail_readahead_is_near (store->readahead, fetch->mailbox, fetch->content_id, fetch->uid))
     store->events.fetched_ahead (store->events_data, fetch->content_id, fetch->uid,
                                  fetch->small->data, fetch->small->len);
 }

@@ -331,14 +331,14 @@ mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 of
 }
 
 gssize
-mail_store_read_cached (MailStore *store, guint32 content_id, guint32 uid, void *buffer,
-                        gsize size)
+mail_store_read_ahead (MailStore *store, guint32 content_id, guint32 uid, void *buffer, gsize size)
 {
   g_autoptr (MailMailbox) mailbox = mail_store_contents (store, content_id);
   MailMessage message;
   guint64 end;
 
-  if (mailbox == NULL || !mail_mailbox_find (mailbox, uid, &message) || message.size > size)
+  if (mailbox == NULL || !mail_mailbox_find (mailbox, uid, &message) || message.size > size
+      || mail_readahead_is_near (store->readahead, mailbox, content_id, uid))
     return -1;
   g_autoptr (MailCacheFile) file = mail_cache_peek (store->cache, content_id, uid, 0);
   if (file == NULL || !mail_cache_file_end (file, &end) || end != message.size

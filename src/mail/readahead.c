@@ -19,6 +19,7 @@
 /* Of what was handed to the kernel no read comes here: one message in so many is not, to see where
  * the walker is. */
 #define PROBE_EVERY 8u
+#define NEAR 32u /* messages; more than a walker gets on between being seen and handing on */
 #define WALK_AFTER 4u
 #define WALK_ON 128u
 #define LOOK_MAX 2048u /* messages looked at for one request */
@@ -51,6 +52,7 @@ typedef struct
   guint64 window, ahead_bytes;
   guint n_chosen;
   guint32 named, named_half; /* of what is in the cache, the last one that the kernel is to have */
+  guint32 near_from, near_to; /* he may be reading these just now */
   gint64 used;
 } Scan;
 
@@ -207,6 +209,39 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
   scan->ahead_bytes += chosen;
 }
 
+/* The last message that the walker may be at by now. */
+static guint32
+near_to (Scan *scan, MailMailbox *mailbox)
+{
+  MailMessage next[NEAR];
+
+  if (scan->near_from != scan->uid)
+    {
+      guint n = mail_mailbox_next (mailbox, scan->uid, next, NULL, NEAR);
+
+      scan->near_from = scan->uid;
+      scan->near_to = n > 0 ? next[n - 1].uid : scan->uid;
+    }
+  return scan->near_to;
+}
+
+gboolean
+mail_readahead_is_near (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id,
+                        guint32 uid)
+{
+  gboolean near = FALSE;
+
+  g_mutex_lock (&readahead->lock);
+  for (guint i = 0; i < N_SCANS && !near; i++)
+    {
+      Scan *scan = &readahead->scans[i];
+
+      near = scan->content_id == content_id && scan->uid <= uid && uid <= near_to (scan, mailbox);
+    }
+  g_mutex_unlock (&readahead->lock);
+  return near;
+}
+
 /* Through what is in the cache already: what comes next, when he is half through what was named
  * last. */
 static void
@@ -214,7 +249,8 @@ choose_cached (Scan *scan, MailMailbox *mailbox, GArray *uids)
 {
   MailMessage next[WALK_ON];
 
-  guint n = mail_mailbox_next (mailbox, MAX (scan->named, scan->uid), next, NULL, WALK_ON);
+  guint32 from = MAX (scan->named, near_to (scan, mailbox));
+  guint n = mail_mailbox_next (mailbox, from, next, NULL, WALK_ON);
   for (guint i = 0; i < n; i++)
     if (scan->n_chosen++ % PROBE_EVERY != 0 && next[i].size <= MAIL_BLOCK_SIZE)
       g_array_append_val (uids, next[i].uid);

@@ -187,3 +187,6 @@ void mail_readahead_free (MailReadahead *readahead);
  * cache. May start fetching what comes next. */
 void mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id,
                           guint32 uid, guint64 size, guint64 offset, guint64 end, gboolean missed);
+/* Any thread: somebody who walks through this mailbox may be reading the message just now. */
+gboolean mail_readahead_is_near (MailReadahead *readahead, MailMailbox *mailbox,
+                                 guint32 content_id, guint32 uid);
