@@ -56,6 +56,11 @@ typedef struct
   /* The server's claim was wrong. Before any reader is answered. */
   void (*size_known) (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed,
                       guint64 size);
+  /* A message that was fetched ahead of a reader is here, whole and as long as claimed. Net thread. */
+  void (*fetched_ahead) (gpointer user_data, guint32 content_id, guint32 uid, const guint8 *bytes,
+                         gsize length);
+  /* Somebody walks through what is in the cache and will want these next. In a read. */
+  void (*walks_on) (gpointer user_data, guint32 content_id, const guint32 *uids, guint n);
   /* What was served of this message is not to be trusted any more. */
   void (*contents_dropped) (gpointer user_data, guint32 content_id, guint32 uid);
   void (*directory) (gpointer user_data, MailMailbox *mailbox); /* its entries changed */
@@ -170,6 +175,10 @@ guint32 mail_mailbox_uid_of_name (MailMailbox *mailbox, const char *name);
 MailAnswer mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 offset,
                             void *buffer, gsize length, gsize *n_out, MailWaiter *waiter,
                             GError **error);
+/* For walks_on. All of a message that is in the cache and as long as the server claims: its length;
+ * -1 when it is not, or longer than size, or the walker may be reading it himself by now. */
+gssize mail_store_read_ahead (MailStore *store, guint32 content_id, guint32 uid, void *buffer,
+                              gsize size);
 /* The whole message is held and its length exact (eol=lf at open). */
 MailAnswer mail_store_fetch_whole (MailStore *store, MailMailbox *mailbox, guint32 uid,
                                    MailWaiter *waiter, GError **error);

@@ -17,6 +17,8 @@ typedef struct
   fuse_ino_t ino;    /* of the inode, or of the directory when name is set */
   gboolean contents; /* pages (a directory's listing) too, not only attributes */
   char *name;        /* an entry that is no longer so */
+  GArray *uids;      /* of messages of this content id, whose bytes the kernel is to have */
+  guint32 content_id;
   gint64 delay;      /* µs before it is told */
   gint64 due;        /* monotonic µs, once put off */
 } Notice;
@@ -35,14 +37,20 @@ notice_free (gpointer data)
   Notice *notice = data;
 
   g_free (notice->name);
+  g_clear_pointer (&notice->uids, g_array_unref);
   g_free (notice);
 }
 
 /* The kernel answers -ENOENT for what it does not know, which is as well. */
 static void
-tell (struct fuse_session *session, const Notice *notice)
+tell (FsServer *server, const Notice *notice)
 {
-  if (notice->name != NULL)
+  struct fuse_session *session = server->session;
+
+  if (notice->uids != NULL)
+    fs_hand_on_cached (server, notice->content_id, (const guint32 *)notice->uids->data,
+                       notice->uids->len);
+  else if (notice->name != NULL)
     fuse_lowlevel_notify_inval_entry (session, notice->ino, notice->name, strlen (notice->name));
   else
     fuse_lowlevel_notify_inval_inode (session, notice->ino, notice->contents ? 0 : -1, 0);
@@ -100,9 +108,9 @@ run (gpointer data)
     {
       Notice *notice = next_notice (notify, &later);
 
-      end = notice->ino == 0;
+      end = notice->ino == 0 && notice->uids == NULL;
       if (!end)
-        tell (notify->server->session, notice);
+        tell (notify->server, notice);
       notice_free (notice);
     }
   g_queue_clear_full (&later, notice_free);
@@ -232,10 +240,28 @@ size_known (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed
   g_async_queue_push (server->notify->queue, notice);
 }
 
+void
+fs_notify_contents (FsServer *server, fuse_ino_t ino)
+{
+  push (server, ino, TRUE, NULL);
+}
+
+static void
+walks_on (gpointer user_data, guint32 content_id, const guint32 *uids, guint n)
+{
+  FsServer *server = user_data;
+  Notice *notice = g_new0 (Notice, 1);
+
+  notice->content_id = content_id;
+  notice->uids = g_array_sized_new (FALSE, FALSE, sizeof (guint32), n);
+  g_array_append_vals (notice->uids, uids, n);
+  g_async_queue_push (server->notify->queue, notice);
+}
+
 static void
 contents_dropped (gpointer user_data, guint32 content_id, guint32 uid)
 {
-  push (user_data, fs_ino_message (content_id, uid), TRUE, NULL);
+  fs_notify_contents (user_data, fs_ino_message (content_id, uid));
 }
 
 static void
@@ -263,6 +289,8 @@ mailbox_gone (gpointer user_data, guint32 parent_id, guint32 id, const char *lea
 const MailStoreEvents fs_notify_events = {
   .message = message_changed,
   .size_known = size_known,
+  .fetched_ahead = fs_fetched_ahead,
+  .walks_on = walks_on,
   .contents_dropped = contents_dropped,
   .directory = directory_changed,
   .mailbox_gone = mailbox_gone,

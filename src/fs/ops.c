@@ -256,9 +256,10 @@ op_readdirplus (fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 static void
 op_getxattr (fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-  /* `ls -l` asks for two of these a file; an ENOSYS would spare them, and user.* with them. */
+  /* `ls -l` wants two of these of each file, and asks no more where it hears this. (An ENOSYS would
+   * end user.* with them.) */
   if (!g_str_has_prefix (name, "user."))
-    fuse_reply_err (req, ENODATA);
+    fuse_reply_err (req, EOPNOTSUPP);
   else
     fs_op_start (req, fs_getxattr, ino, name, size, 0, NULL);
 }

@@ -57,6 +57,7 @@ struct FsServer
   guint64 next_stream; /* under lock */
   GHashTable *vacated; /* inodes (gint64) of messages that left their UID name; under lock */
   GQueue waiting;              /* FsOp links: those that may be parked; under lock */
+  GMutex ahead_lock;           /* while the kernel takes bytes; see ahead.c */
   gint leaving;                /* atomic: nobody answers through the session any more */
 };
 
@@ -104,6 +105,17 @@ int fs_stat_node (FsServer *server, const FsNode *node, struct stat *st);
 /* What the message is called in this mount; given: the user's name or NULL. The caller's. */
 char *fs_message_name (FsServer *server, guint32 uidvalidity, const MailMessage *message,
                        const char *given);
+
+/* --- ahead.c --------------------------------------------------------------------------------- */
+
+/* As the store's event. */
+void fs_fetched_ahead (gpointer server, guint32 content_id, guint32 uid, const guint8 *bytes,
+                       gsize length);
+/* The notifier's: of those that are in the cache. */
+void fs_hand_on_cached (FsServer *server, guint32 content_id, const guint32 *uids, guint n);
+/* mail_stage_replacement, after which the kernel is handed no more bytes of the message. */
+MailStaged *fs_replace_message (FsServer *server, const FsNode *node, const char *name,
+                                GError **error);
 
 /* --- op.c ------------------------------------------------------------------------------------ */
 
@@ -245,6 +257,8 @@ void fs_snapshots_free (FsServer *server);
 
 FsNotify *fs_notify_new (FsServer *server);
 /* The kernel must look this name up anew. */
+/* Its pages. */
+void fs_notify_contents (FsServer *server, fuse_ino_t ino);
 void fs_notify_entry (FsServer *server, fuse_ino_t dir, const char *name);
 /* The same for the name of a message. */
 void fs_notify_message (FsServer *server, MailMailbox *mailbox, guint32 uid);

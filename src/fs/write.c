@@ -243,8 +243,7 @@ set_size (FsServer *server, const FsNode *node, off_t size)
 
       mail_mailbox_info (node->mailbox, &info);
       fs_names_message (name, node->uid, info.uidvalidity);
-      staged = mail_stage_replacement (server->store, node->mailbox, node->uid,
-                                       fs_is_maildir (server) ? NULL : name, &error);
+      staged = fs_replace_message (server, node, fs_is_maildir (server) ? NULL : name, &error);
       return staged != NULL ? 0 : mail_error_to_errno (error);
     }
   if (staged == NULL)

@@ -236,7 +236,7 @@ cache_dir_invalidate (MailCache *cache, CacheBucket *bucket)
  * ------------------------------------------------------------------------------------------ */
 
 static int
-open_once (MailCacheFile *file, gboolean create, gboolean *read_only_out)
+open_once (MailCacheFile *file, int create, gboolean *read_only_out)
 {
   MailCache *cache = file->cache;
   const int flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
@@ -244,12 +244,12 @@ open_once (MailCacheFile *file, gboolean create, gboolean *read_only_out)
   int fd, dir_fd, saved_errno;
 
   *read_only_out = FALSE;
-  dir_fd = cache_dir_acquire (cache, file->bucket, create);
+  dir_fd = cache_dir_acquire (cache, file->bucket, create != 0);
   if (dir_fd < 0)
     return -1;
   cache_file_name (&file->key, name);
-  fd = openat (dir_fd, name, O_RDWR | (create ? O_CREAT : 0) | flags, 0600);
-  if (fd < 0 && !create && (errno == EROFS || errno == EACCES || errno == EPERM))
+  fd = openat (dir_fd, name, O_RDWR | create | flags, 0600);
+  if (fd < 0 && create == 0 && (errno == EROFS || errno == EACCES || errno == EPERM))
     {
       fd = openat (dir_fd, name, O_RDONLY | flags);
       *read_only_out = TRUE;
@@ -261,15 +261,30 @@ open_once (MailCacheFile *file, gboolean create, gboolean *read_only_out)
 }
 
 int
-cache_file_open (MailCacheFile *file, gboolean create, gboolean *read_only_out)
+cache_file_open (MailCacheFile *file, gboolean create, gboolean *read_only_out, gboolean *made_out)
 {
+  gboolean present = cache_file_is_present (file);
+
+  *made_out = FALSE;
+  if (!present && !create)
+    {
+      errno = ENOENT;
+      return -1;
+    }
   for (guint tries = 0;; tries++)
     {
-      int fd = open_once (file, create, read_only_out);
+      int fd = open_once (file, !create ? 0 : present ? O_CREAT : O_CREAT | O_EXCL, read_only_out);
 
+      if (fd >= 0 && create && !present)
+        {
+          *made_out = TRUE;
+          cache_file_set_present (file, TRUE);
+        }
       if (fd >= 0 || tries == 8)
         return fd;
-      if (errno == ENOENT && create && tries < 3)
+      if (errno == EEXIST)
+        present = TRUE;
+      else if (errno == ENOENT && create && tries < 3)
         cache_dir_invalidate (file->cache, file->bucket); /* eviction removed an empty directory */
       else if ((errno != EMFILE && errno != ENFILE) || !cache_close_oldest (file->cache))
         return -1;
@@ -288,7 +303,9 @@ cache_file_unlink (MailCacheFile *file)
   if (dir_fd < 0)
     return;
   cache_file_name (&file->key, name);
-  if (unlinkat (dir_fd, name, 0) < 0 && errno != ENOENT)
+  if (unlinkat (dir_fd, name, 0) == 0 || errno == ENOENT)
+    cache_file_set_present (file, FALSE);
+  else
     mail_log_warning ("cache file %x/%s: %s", file->key.content_id, name, g_strerror (errno));
   cache_dir_release (file->cache, file->bucket);
 }

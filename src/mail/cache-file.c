@@ -134,6 +134,7 @@ void
 cache_file_load (MailCacheFile *file, gboolean create)
 {
   CacheFooter footer;
+  gboolean made;
   struct stat st;
 
   if (file->loaded)
@@ -142,13 +143,13 @@ cache_file_load (MailCacheFile *file, gboolean create)
   if (g_atomic_int_get (&file->detached))
     return;
   begin_live (file);
-  file->fd = cache_file_open (file, create, &file->read_only);
+  file->fd = cache_file_open (file, create, &file->read_only, &made);
   if (file->fd < 0 && create)
     {
       cache_disk_failed (file->cache, errno);
-      file->fd = cache_file_open (file, FALSE, &file->read_only);
+      file->fd = cache_file_open (file, FALSE, &file->read_only, &made);
     }
-  if (file->fd < 0)
+  if (file->fd < 0 || made)
     return;
   if (fstat (file->fd, &st) < 0)
     {
@@ -265,19 +266,19 @@ cache_file_finish (MailCacheFile *file)
 static gboolean
 open_for_writing (MailCacheFile *file)
 {
-  gboolean read_only;
+  gboolean read_only, made;
 
   if (g_atomic_int_get (&file->detached) || !cache_disk_usable (file->cache))
     return FALSE;
   if (file->fd >= 0)
     return !file->read_only;
-  file->fd = cache_file_open (file, TRUE, &read_only);
+  file->fd = cache_file_open (file, TRUE, &read_only, &made);
   if (file->fd < 0)
     cache_disk_failed (file->cache, errno);
   file->footer_stored = file->read_only = FALSE;
   file->extent = 0;
   /* Whatever is there is not known to us and so not wanted. */
-  if (file->fd >= 0 && ftruncate (file->fd, 0) < 0)
+  if (file->fd >= 0 && !made && ftruncate (file->fd, 0) < 0)
     close_fd (&file->fd);
   return file->fd >= 0;
 }

@@ -2,7 +2,7 @@
  *
  * What the files of MailCache share: cache.c (files in hand, open and close, remove, move, copy),
  * cache-file.c (reading and writing one file), cache-disk.c (directories, opening, footers),
- * cache-chunks.c (which bytes are there), cache-reclaim.c (counting, evicting, deleting, the
+ * cache-chunks.c (which bytes are there), cache-present.c (which files are there), cache-reclaim.c (counting, evicting, deleting, the
  * background thread). Nobody else includes this.
  *
  * Locks, in locking order: evict_lock, a file's lock (two only in mail_cache_move, the lower
@@ -111,6 +111,7 @@ typedef struct
   guint64 live;     /* bytes of files that one does */
   gint64 used_at;   /* microseconds since the epoch */
   guint skip;       /* eviction found nothing here in this round */
+  guint64 *present; /* a bit a file that is on disk; NULL: nobody has looked */
   int dir_fd;       /* -1: not open */
   guint dir_users;
   GList dir_link; /* in dirs while dir_fd is open */
@@ -184,6 +185,7 @@ gint64 cache_now (void); /* coarse; microseconds since the epoch */
 
 /* --- cache.c: under the cache's lock */
 CacheBucket *cache_bucket_get (MailCache *cache, guint32 content_id, guint32 number);
+void cache_bucket_free (CacheBucket *bucket);
 void cache_bucket_release (CacheBucket *bucket); /* frees a dropped one without users */
 /* Takes or makes the object; refs is one more. */
 MailCacheFile *cache_file_get_locked (MailCache *cache, const CacheKey *key);
@@ -221,8 +223,9 @@ int cache_dir_acquire (MailCache *cache, CacheBucket *bucket, gboolean create);
 void cache_dir_release (MailCache *cache, CacheBucket *bucket);
 /* The directory is gone: the next acquire opens it anew. */
 void cache_dir_invalidate (MailCache *cache, CacheBucket *bucket);
-/* Opens the file; -1 with errno. Under the file's lock. */
-int cache_file_open (MailCacheFile *file, gboolean create, gboolean *read_only_out);
+/* Opens the file; -1 with errno. made_out: there was none before. Under the file's lock. */
+int cache_file_open (MailCacheFile *file, gboolean create, gboolean *read_only_out,
+                     gboolean *made_out);
 void cache_file_unlink (MailCacheFile *file);
 gboolean cache_pread_all (int fd, void *buffer, gsize length, guint64 offset);
 gboolean cache_pwrite_all (int fd, const void *data, gsize length, guint64 offset);
@@ -240,6 +243,11 @@ gboolean cache_footer_strip (MailCacheFile *file);
 gboolean cache_disk_usable (MailCache *cache);
 void cache_disk_failed (MailCache *cache, int error_number);
 void cache_disk_worked (MailCache *cache);
+
+/* --- cache-present.c */
+/* FALSE: there is no such file on disk. Takes the cache's lock; lists the directory the first time. */
+gboolean cache_file_is_present (MailCacheFile *file);
+void cache_file_set_present (MailCacheFile *file, gboolean present);
 
 /* --- cache-reclaim.c */
 /* When far over the budget, evicts in this thread. No lock held. */

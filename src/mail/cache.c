@@ -79,11 +79,18 @@ cache_bucket_get (MailCache *cache, guint32 content_id, guint32 number)
 }
 
 void
+cache_bucket_free (CacheBucket *bucket)
+{
+  g_free (bucket->present);
+  g_free (bucket);
+}
+
+void
 cache_bucket_release (CacheBucket *bucket)
 {
   bucket->n_files--;
   if (bucket->dropped && bucket->n_files == 0)
-    g_free (bucket);
+    cache_bucket_free (bucket);
 }
 
 static MailCacheFile *
@@ -362,7 +369,7 @@ new_cache (const char *dir, guint64 budget)
   getrlimit (RLIMIT_NOFILE, &limit);
   cache->dir = g_strdup (dir);
   cache->budget = budget;
-  cache->max_unused = CLAMP (limit.rlim_cur / 4, 16, 1024);
+  cache->max_unused = CLAMP (limit.rlim_cur / 2, 16, 4096);
   cache->max_dirs = CLAMP (limit.rlim_cur / 16, 8, 64);
   cache->data_fd = cache->trash_fd = -1;
   cache->files = g_hash_table_new (key_hash, key_equal);
@@ -424,7 +431,7 @@ mail_cache_close (MailCache *cache)
     {
       if (((CacheBucket *)bucket)->dir_fd >= 0)
         close (((CacheBucket *)bucket)->dir_fd);
-      g_free (bucket);
+      cache_bucket_free (bucket);
     }
   free_cache (cache);
 }
@@ -473,6 +480,11 @@ rename_on_disk (MailCacheFile *from, MailCacheFile *to)
   if (new_dir_fd >= 0)
     {
       ok = renameat (dir_fd, name, new_dir_fd, new_name) == 0;
+      if (ok)
+        {
+          cache_file_set_present (from, FALSE);
+          cache_file_set_present (to, TRUE);
+        }
       cache_dir_release (to->cache, to->bucket);
     }
   cache_dir_release (from->cache, from->bucket);

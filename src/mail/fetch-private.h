@@ -22,6 +22,7 @@ typedef struct
   MailCacheFile *file;
   GQueue waiters; /* MailWaiter links */
   GArray *claims; /* of MailClaim */
+  gboolean hand_on; /* to the kernel, should it come before a reader does */
 } MailPending;
 
 /* Somebody reads a large message from front to back; under fetches->lock. */

@@ -159,10 +159,29 @@ fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data
   wake_readers (fetch);
 }
 
+/* It is in the cache now: a reader that comes meanwhile is answered from there. He must not be reading it
+ * already: the kernel would have to wait for that, and the net thread with it. */
+static void
+hand_on (MailFetch *fetch)
+{
+  MailFetches *fetches = fetch->fetches;
+  const MailStore *store = fetches->store;
+  guint64 key = mail_fetch_key (fetch->content_id, fetch->uid);
+
+  g_mutex_lock (&fetches->lock);
+  const MailPending *pending = g_hash_table_lookup (fetches->pending, &key);
+  gboolean ahead = pending != NULL && pending->hand_on && pending->waiters.length == 0;
+  g_mutex_unlock (&fetches->lock);
+  if (ahead && store->events.fetched_ahead != NULL
+      && !mail_readahead_is_near (store->readahead, fetch->mailbox, fetch->content_id, fetch->uid))
+    store->events.fetched_ahead (store->events_data, fetch->content_id, fetch->uid,
+                                 fetch->small->data, fetch->small->len);
+}
+
 /* The size is told before the end is known in the cache: who reads it from there is answered at
  * once, and must find the true length when he reads on. */
 static void
-write_end (MailFetch *fetch, guint64 end)
+write_end (MailFetch *fetch, guint64 end, guint64 claimed)
 {
   gboolean lf = fetch->fetches->store->options.eol_lf;
 
@@ -175,7 +194,11 @@ write_end (MailFetch *fetch, guint64 end)
     mail_store_learn_size (fetch->mailbox, fetch->content_id, fetch->uid,
                            lf ? fetch->lf_offset : end);
   if (fetch->error == NULL && fetch->small->len > 0 && fetch->small->len == end)
-    mail_cache_file_write_whole (fetch->file, fetch->small->data, end, &fetch->error);
+    {
+      if (mail_cache_file_write_whole (fetch->file, fetch->small->data, end, &fetch->error)
+          && end == claimed)
+        hand_on (fetch);
+    }
   else
     {
       flush_small (fetch);
@@ -245,7 +268,7 @@ finish_message (MailFetch *fetch, guint32 uid, guint64 end, gboolean at_end)
   guint64 claimed = claimed_size (fetch, uid);
 
   if (at_end && (whole || end == claimed))
-    write_end (fetch, end);
+    write_end (fetch, end, claimed);
   else
     flush_small (fetch);
   if (fetch->true_end != 0 && fetch->error == NULL)

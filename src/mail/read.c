@@ -10,7 +10,8 @@
 
 #include <string.h>
 
-#define WINDOW_MIN (2 * (guint64)MAIL_BLOCK_SIZE)
+#define WINDOW_MIN (16 * (guint64)MAIL_BLOCK_SIZE)   /* 1 MiB */
+#define WINDOW_GROWTH 4u
 #define WINDOW_MAX (1024 * (guint64)MAIL_BLOCK_SIZE) /* 64 MiB */
 #define PREFIX_MAX (2 * (guint64)MAIL_BLOCK_SIZE)    /* what the kernel reads ahead at most */
 #define PREFIX_WORTH (8 * (guint64)MAIL_BLOCK_SIZE)  /* a smaller message comes whole */
@@ -46,7 +47,7 @@ window_max (const MailStore *store)
   return CLAMP (store->options.cache_size / 4, WINDOW_MIN, WINDOW_MAX);
 }
 
-/* Reading on from front to back: keeps a window, doubling, asked for ahead of the reader. Lock
+/* Reading on from front to back: keeps a window, growing, asked for ahead of the reader. Lock
  * held. */
 static void
 walk_on (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, MailPending *pending,
@@ -72,7 +73,7 @@ walk_on (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, MailPen
   else if (walk->fetched - walk->next > walk->window / 2)
     return;
   else
-    walk->window = MIN (walk->window * 2, window_max (fetches->store));
+    walk->window = MIN (walk->window * WINDOW_GROWTH, window_max (fetches->store));
   if (walk->fetched >= size)
     return;
   guint64 to = walk->fetched + walk->window >= size ? size + 1 : walk->fetched + walk->window;
@@ -334,6 +335,24 @@ mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 of
   return not_cached (error);
 }
 
+gssize
+mail_store_read_ahead (MailStore *store, guint32 content_id, guint32 uid, void *buffer, gsize size)
+{
+  g_autoptr (MailMailbox) mailbox = mail_store_contents (store, content_id);
+  MailMessage message;
+  guint64 end;
+
+  if (mailbox == NULL || !mail_mailbox_find (mailbox, uid, &message) || message.size > size
+      || mail_readahead_is_near (store->readahead, mailbox, content_id, uid))
+    return -1;
+  g_autoptr (MailCacheFile) file = mail_cache_peek (store->cache, content_id, uid, 0);
+  if (file == NULL || !mail_cache_file_end (file, &end) || end != message.size
+      || !mail_cache_file_has (file, 0, end)
+      || mail_cache_file_read (file, 0, buffer, end, NULL) != (gssize)end)
+    return -1;
+  return (gssize)end;
+}
+
 MailAnswer
 mail_store_fetch_whole (MailStore *store, MailMailbox *mailbox, guint32 uid, MailWaiter *waiter,
                         GError **error)
@@ -418,8 +437,9 @@ mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 content_
               g_ptr_array_add (requests, fetch);
             }
           g_array_append_val (fetch->uids, parts[i].uid);
-          mail_claims_add (mail_claims_get (fetches, key, file, MAIL_TO_END), parts[i].start,
-                           parts[i].end);
+          MailPending *pending = mail_claims_get (fetches, key, file, MAIL_TO_END);
+          mail_claims_add (pending, parts[i].start, parts[i].end);
+          pending->hand_on = parts[i].hand_on;
         }
       g_mutex_unlock (&fetches->lock);
     }

@@ -16,9 +16,16 @@
 #define N_SCANS 16u
 #define SKIP_MAX 32u /* messages a walker may leave out (cached ones, names that do not match) */
 #define SKIP_FIRST 4u
+/* Of what was handed to the kernel no read comes here: one message in so many is not, to see where
+ * the walker is. */
+#define PROBE_EVERY 8u
+#define NEAR 32u /* messages; more than a walker gets on between being seen and handing on */
+#define WALK_AFTER 4u
+#define WALK_ON 128u
 #define LOOK_MAX 2048u /* messages looked at for one request */
 #define WINDOW_MIN (256 * G_GUINT64_CONSTANT (1024))
 #define WINDOW_MAX (16 * G_GUINT64_CONSTANT (1024) * 1024)
+#define MESSAGE_COST 4096 /* of any message, however small: a file in the cache */
 #define WINDOW_GROWTH 4u /* a scan of thousands should not spend its first second growing */
 #define HEAD_MAX (32 * G_GUINT64_CONSTANT (1024)) /* who reads no further wants only the start */
 #define N_ROAMS 4u
@@ -43,6 +50,9 @@ typedef struct
   guint n_heads;         /* large messages in a row of which only the start was read */
   gboolean full;         /* a message above a block was read past its first block */
   guint64 window, ahead_bytes;
+  guint n_chosen;
+  guint32 named, named_half; /* of what is in the cache, the last one that the kernel is to have */
+  guint32 near_from, near_to; /* he may be reading these just now */
   gint64 used;
 } Scan;
 
@@ -105,7 +115,7 @@ ahead_end (const MailReadahead *readahead, const Scan *scan, guint64 size)
 static guint64
 cost (guint64 end, guint64 size)
 {
-  return MIN (end, size) + 512; /* a message of no size is not free either */
+  return MIN (end, size) + MESSAGE_COST;
 }
 
 /* The scan that this message continues, moved on to it; NULL when it continues none. */
@@ -178,7 +188,8 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
 
       for (guint i = 0; i < n && chosen < budget; i++)
         {
-          MailFetchPart part = { next[i].uid, 0, ahead_end (readahead, scan, next[i].size) };
+          MailFetchPart part = { next[i].uid, 0, ahead_end (readahead, scan, next[i].size),
+                                 scan->n_chosen % PROBE_EVERY != 0 };
           guint64 here = part.end == 0 ? 0 : cost (part.end, next[i].size);
 
           scan->ahead = next[i].uid;
@@ -189,12 +200,65 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
               || (file != NULL && mail_cache_file_has (file, 0, MIN (part.end, MAIL_TO_END / 2))))
             continue;
           chosen += here;
+          scan->n_chosen++;
           g_array_append_val (parts, part);
         }
       if (n < G_N_ELEMENTS (next))
         break;
     }
   scan->ahead_bytes += chosen;
+}
+
+/* The last message that the walker may be at by now. */
+static guint32
+near_to (Scan *scan, MailMailbox *mailbox)
+{
+  MailMessage next[NEAR];
+
+  if (scan->near_from != scan->uid)
+    {
+      guint n = mail_mailbox_next (mailbox, scan->uid, next, NULL, NEAR);
+
+      scan->near_from = scan->uid;
+      scan->near_to = n > 0 ? next[n - 1].uid : scan->uid;
+    }
+  return scan->near_to;
+}
+
+gboolean
+mail_readahead_is_near (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id,
+                        guint32 uid)
+{
+  gboolean near = FALSE;
+
+  g_mutex_lock (&readahead->lock);
+  for (guint i = 0; i < N_SCANS && !near; i++)
+    {
+      Scan *scan = &readahead->scans[i];
+
+      near = scan->content_id == content_id && scan->uid <= uid && uid <= near_to (scan, mailbox);
+    }
+  g_mutex_unlock (&readahead->lock);
+  return near;
+}
+
+/* Through what is in the cache already: what comes next, when he is half through what was named
+ * last. */
+static void
+choose_cached (Scan *scan, MailMailbox *mailbox, GArray *uids)
+{
+  MailMessage next[WALK_ON];
+
+  guint32 from = MAX (scan->named, near_to (scan, mailbox));
+  guint n = mail_mailbox_next (mailbox, from, next, NULL, WALK_ON);
+  for (guint i = 0; i < n; i++)
+    if (scan->n_chosen++ % PROBE_EVERY != 0 && next[i].size <= MAIL_BLOCK_SIZE)
+      g_array_append_val (uids, next[i].uid);
+  if (n > 0)
+    {
+      scan->named = next[n - 1].uid;
+      scan->named_half = next[n / 2].uid;
+    }
 }
 
 /* NULL: there is none yet, and none is to be made. */
@@ -254,6 +318,8 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
 {
   guint64 window_max = MIN (WINDOW_MAX, readahead->store->options.cache_size / 4);
   g_autoptr (GArray) parts = NULL;
+  g_autoptr (GArray) cached = NULL;
+  const MailStoreEvents *events = &readahead->store->events;
 
   g_mutex_lock (&readahead->lock);
   Scan *scan = advance (readahead, mailbox, content_id, uid);
@@ -272,6 +338,12 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
       parts = g_array_new (FALSE, FALSE, sizeof (MailFetchPart));
       choose (readahead, scan, mailbox, scan->window - scan->ahead_bytes, parts);
     }
+  else if (!missed && !active && scan->run >= WALK_AFTER && uid >= scan->named_half
+           && !readahead->store->options.eol_lf && events->walks_on != NULL)
+    {
+      cached = g_array_new (FALSE, FALSE, sizeof (guint32));
+      choose_cached (scan, mailbox, cached);
+    }
   else if (stray && roam (readahead, roaming, uid, size, window_max))
     {
       parts = g_array_new (FALSE, FALSE, sizeof (MailFetchPart));
@@ -285,4 +357,7 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
   if (parts != NULL && parts->len > 0)
     mail_fetches_ahead (readahead->store->fetches, mailbox, content_id,
                         (const MailFetchPart *)parts->data, parts->len);
+  if (cached != NULL && cached->len > 0)
+    events->walks_on (readahead->store->events_data, content_id, (const guint32 *)cached->data,
+                      cached->len);
 }

@@ -163,6 +163,7 @@ typedef struct
 {
   guint32 uid;
   guint64 start, end; /* end MAIL_TO_END: the whole rest */
+  gboolean hand_on;   /* to the kernel when it comes, before anybody asks */
 } MailFetchPart;
 /* Any thread. Fetches the parts that nobody fetches yet; parts with start 0 and the same end of
  * several messages go out as one request. n is bounded by the caller. */
@@ -187,3 +188,6 @@ void mail_readahead_free (MailReadahead *readahead);
  * cache. May start fetching what comes next. */
 void mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id,
                           guint32 uid, guint64 size, guint64 offset, guint64 end, gboolean missed);
+/* Any thread: somebody who walks through this mailbox may be reading the message just now. */
+gboolean mail_readahead_is_near (MailReadahead *readahead, MailMailbox *mailbox,
+                                 guint32 content_id, guint32 uid);

@@ -5,8 +5,7 @@
  * everything cached for a day, OPEN and FLUSH answered ENOSYS so that they never come again.
  * Counts the requests, and writes the number to standard output when unmounted.
  *
- * Usage: floor DIRECTORY MOUNTPOINT [xattr], in the foreground. With xattr, GETXATTR is answered
- * each time, as it must be by a file system that has attributes; ls -l makes two of them a file.
+ * Usage: floor DIRECTORY MOUNTPOINT, in the foreground.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -189,14 +188,7 @@ do_readdirplus (fuse_req_t request, fuse_ino_t number, size_t size, off_t offset
   free (buffer);
 }
 
-static void
-do_getxattr (fuse_req_t request, fuse_ino_t number, const char *name, size_t size)
-{
-  n_requests++;
-  fuse_reply_err (request, ENODATA);
-}
-
-static struct fuse_lowlevel_ops operations = {
+static const struct fuse_lowlevel_ops operations = {
   .init = do_init,
   .lookup = do_lookup,
   .getattr = do_getattr,
@@ -213,15 +205,13 @@ main (int argc, char **argv)
   char options[] = "-oro,fsname=floor,subtype=floor";
   char *fuse_argv[] = { argv[0], options, NULL };
   struct fuse_args args = FUSE_ARGS_INIT (2, fuse_argv);
-  char *mountpoint = argc == 3 || argc == 4 ? realpath (argv[2], NULL) : NULL;
+  char *mountpoint = argc == 3 ? realpath (argv[2], NULL) : NULL;
 
   if (!mountpoint)
     {
-      fprintf (stderr, "usage: floor DIRECTORY MOUNTPOINT [xattr]\n");
+      fprintf (stderr, "usage: floor DIRECTORY MOUNTPOINT\n");
       return 1;
     }
-  if (argc == 4)
-    operations.getxattr = do_getxattr;
   n_nodes = FUSE_ROOT_ID + 1;
   nodes = calloc (n_allocated = n_nodes, sizeof *nodes);
   if (stat (argv[1], &nodes[FUSE_ROOT_ID].stat) < 0)

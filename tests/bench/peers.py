@@ -142,10 +142,10 @@ def mpop(directory, port, user):
 class Floor:
     """floor.c: the same files from memory, mounted anew so that the kernel knows nothing yet."""
 
-    def __init__(self, binary, source, mountpoint, *arguments):
+    def __init__(self, binary, source, mountpoint):
         os.makedirs(mountpoint, exist_ok=True)
         self.mnt = mountpoint
-        self.process = subprocess.Popen([binary, source, mountpoint, *arguments], 
+        self.process = subprocess.Popen([binary, source, mountpoint],
                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         wait_for("the floor is mounted",
                  lambda: is_mounted(self.mnt) or self.process.poll() is not None, 60)
