@@ -31,10 +31,10 @@
 #define N_ROAMS 4u
 #define ROAM_AFTER 4u                     /* misses here and there */
 #define ROAM_GAP (3 * G_TIME_SPAN_SECOND) /* between two of them */
-/* So many times what he has read may be fetched ahead: he may want a few messages only. Where names
- * are digests of the server's ids, who walks by name is seen here, and wants all. */
-#define ROAM_SHARE 16u
-#define ROAM_SHARE_DIGESTS 64u
+/* So many times what he has read, times his misses, may be fetched ahead: he may want a few messages
+ * only. Where names are digests of the server's ids, who walks by name is seen here, and wants all. */
+#define ROAM_SHARE 4u
+#define ROAM_SHARE_DIGESTS 16u
 #define WHOLE_MAX                                                                                  \
   (4 * G_GUINT64_CONSTANT (1024) * 1024) /* larger ones are read on by themselves                  \
                                           */
@@ -294,8 +294,8 @@ static gboolean
 roam (MailReadahead *readahead, Roam *roam, guint32 uid, guint64 size, guint64 window_max)
 {
   gboolean digests = (mail_store_caps (readahead->store) & MAIL_CAP_REMOTE_IDS) != 0;
-  guint64 most = MIN (roam->read * (digests ? ROAM_SHARE_DIGESTS : ROAM_SHARE),
-                      readahead->store->options.cache_size / 2);
+  guint64 share = (guint64)roam->n_misses * (digests ? ROAM_SHARE_DIGESTS : ROAM_SHARE);
+  guint64 most = MIN (roam->read * share, readahead->store->options.cache_size / 2);
   gint64 now = g_get_monotonic_time ();
 
   if (now - roam->missed_at > ROAM_GAP)

@@ -439,6 +439,84 @@ class Bench:
             self.goal("POP3: ls -l", rtt, self.median("ls -l", rtt, who, "round_trips"), 4,
                       "round trips", f"{self.median('ls -l', rtt, who):.2f} s")
 
+    def n_messages(self, user, mailbox):
+        with self.server.client(user) as client:
+            return len(client.messages(mailbox, bodies=False))
+
+    def moving(self):
+        """mv of a whole mailbox into another, till the server has done it."""
+        n = 5000 // (10 if self.args.quick else 1)
+        for rtt in self.args.rtt:
+            for _ in range(self.args.runs):
+                for who in ("RAW", "mailfs"):
+                    user = self.path("mv").name
+                    self.account(user, [3000] * n, Archive=[])
+                    if who == "RAW":
+                        self.add("mv", rtt, "RAW", peers.raw_move(self.port(rtt), user, "Archive"))
+                    else:
+                        with self.mount(user, rtt) as mounted:
+                            os.listdir(mounted.inbox)
+                            mounted.counted()
+                            start = time.perf_counter()
+                            subprocess.run(["sh", "-c", "find INBOX -name '*.eml' -print0 | "
+                                            "xargs -0 mv -t Archive"], cwd=mounted.daemon.mnt,
+                                           check=True, timeout=TOOL_LIMIT)
+                            told = time.perf_counter() - start
+                            self.drained(mounted.inbox)
+                            self.add("mv", rtt, "mailfs", time.perf_counter() - start,
+                                     **mounted.counted())
+                            self.add("mv, till the prompt", rtt, "mailfs", told)
+                    if (self.n_messages(user, "INBOX"), self.n_messages(user, "Archive")) != (0, n):
+                        raise AssertionError(f"{who} did not move everything")
+            raw = self.median("mv", rtt, "RAW")
+            self.goal(f"mv of {n}", rtt, self.median("mv", rtt, "mailfs"), 2 * raw,
+                      remark=f"RAW UID MOVE {raw:.2f}; prompt after "
+                      f"{self.median('mv, till the prompt', rtt, 'mailfs'):.2f}; "
+                      f"{self.median('mv', rtt, 'mailfs', 'commands')} commands")
+
+    def pushing(self):
+        """rsync of a directory into a mailbox, till the server has it, beside mbsync."""
+        n = 2000 // (10 if self.args.quick else 1)
+        user = "push"
+        self.account(user, corpus.realistic_sizes(n))
+        for rtt in self.args.rtt:
+            for _ in range(self.args.runs):
+                directory, box = self.path("pushed"), self.path("Box").name
+                self.add("push", rtt, "mbsync", peers.mbsync_push(
+                    str(directory), self.port(rtt), user, self.local[user], box))
+                if self.n_messages(user, box) != n:
+                    raise AssertionError("mbsync did not push everything")
+                shutil.rmtree(directory)
+                with self.mount(user, rtt) as mounted:
+                    box = mounted.daemon.mnt / self.path("Box").name
+                    os.mkdir(box)
+                    mounted.counted()
+                    start = time.perf_counter()
+                    subprocess.run(["rsync", "-a", "--no-o", "--no-g",
+                                    f"{self.local[user]}/", f"{box}/"], check=True,
+                                   stdin=subprocess.DEVNULL, timeout=TOOL_LIMIT)
+                    told = time.perf_counter() - start
+                    self.drained(box)
+                    self.add("push", rtt, "mailfs", time.perf_counter() - start,
+                             **mounted.counted())
+                    self.add("push, till the prompt", rtt, "mailfs", told)
+                if self.n_messages(user, box.name) != n:
+                    raise AssertionError("mailfs did not push everything")
+            mbsync = self.median("push", rtt, "mbsync")
+            self.goal(f"rsync of {n} into the mount", rtt, self.median("push", rtt, "mailfs"),
+                      2 * mbsync, remark=f"mbsync {mbsync:.2f}; prompt after "
+                      f"{self.median('push, till the prompt', rtt, 'mailfs'):.2f}; "
+                      f"{self.median('push', rtt, 'mailfs', 'commands')} commands")
+
+    @staticmethod
+    def drained(directory):
+        """fsync of a directory waits for what is queued in it."""
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
     def by_size(self):
         """Cost against size: messages of 2 KB, RTT 0."""
         series = {"mailfs": [], "mbsync": [], "RAW + LOCAL": []}
@@ -511,7 +589,7 @@ class Bench:
         self.account("one", [(200 << 20) // scale])
         charts = []
         for section in (self.scans, self.header_scan, self.listing, self.single, self.large,
-                        self.beside_bulk, self.pop3, self.by_size, self.by_rtt, self.system_calls):
+                        self.beside_bulk, self.moving, self.pushing, self.pop3, self.by_size, self.by_rtt, self.system_calls):
             if self.args.only and section.__name__ not in self.args.only:
                 continue
             self.say(section.__name__)

@@ -57,6 +57,24 @@ def raw(port, user, mailbox, command):
                     raise AssertionError(f"RAW: {last!r}")
 
 
+def raw_move(port, user, target):
+    """One UID MOVE of the whole INBOX, without waiting between login, SELECT and it; seconds."""
+    start = time.perf_counter()
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.recv(4096)
+        connection.sendall(f"A LOGIN {user} {PASSWORD}\r\nB SELECT INBOX\r\n"
+                           f"C UID MOVE 1:* \"{target}\"\r\n".encode())
+        text = b""
+        while b"\r\nC " not in text:
+            piece = connection.recv(1 << 20)
+            if not piece:
+                raise AssertionError(f"RAW: the server hung up after {text[-300:]!r}")
+            text = text[-1000:] + piece
+        if b"\r\nC OK" not in text:
+            raise AssertionError(f"RAW: {text[-300:]!r}")
+        return time.perf_counter() - start
+
+
 MBSYNC = """
 IMAPAccount bench
 Host 127.0.0.1
@@ -105,6 +123,55 @@ class Mbsync:
 
     def n_messages(self):
         return sum(len(os.listdir(os.path.join(self.inbox, d))) for d in ("cur", "new"))
+
+
+MBSYNC_PUSH = """
+IMAPAccount bench
+Host 127.0.0.1
+Port {port}
+User {user}
+Pass {password}
+SSLType None
+AuthMechs LOGIN
+
+IMAPStore far
+Account bench
+
+MaildirStore near
+Path {directory}/mail/
+Inbox {directory}/mail/INBOX
+SubFolders Verbatim
+
+Channel push
+Far :far:{mailbox}
+Near :near:INBOX
+Create Far
+Sync Push
+SyncState *
+"""
+
+
+def mbsync_push(directory, port, user, source, mailbox):
+    """mbsync pushing the files of a plain directory into a mailbox it makes; seconds."""
+    inbox = os.path.join(directory, "mail", "INBOX")
+    for name in ("cur", "new", "tmp"):
+        os.makedirs(os.path.join(inbox, name))
+    for number, name in enumerate(sorted(os.listdir(source))):
+        with open(os.path.join(source, name), "rb") as file:
+            text = file.read().replace(b"\r\n", b"\n")
+        with open(os.path.join(inbox, "cur", f"{number}.bench:2,S"), "wb") as file:
+            file.write(text)
+    config = os.path.join(directory, "mbsyncrc")
+    with open(config, "w", encoding="utf-8") as file:
+        file.write(MBSYNC_PUSH.format(port=port, user=user, password=PASSWORD, directory=directory,
+                                      mailbox=mailbox))
+    start = time.perf_counter()
+    done = subprocess.run(["mbsync", "-q", "-c", config, "push"], capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise AssertionError(f"mbsync: {done.stderr}")
+    return seconds
 
 
 MPOP = """
