@@ -137,6 +137,7 @@ struct MailChanges
   gint64 good_at;     /* monotonic µs: last answer or acknowledgement without an error */
   gboolean server_ok; /* the last answer came */
   GSource *kick;      /* the dispatcher is about to run */
+  GSource *kick_soon; /* in a moment */
 
   /* Net thread. */
   GPtrArray *running; /* of MailBatch */

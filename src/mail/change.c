@@ -71,6 +71,9 @@ mail_changes_free (MailChanges *changes)
   if (changes->kick != NULL)
     g_source_destroy (changes->kick);
   g_clear_pointer (&changes->kick, g_source_unref);
+  if (changes->kick_soon != NULL)
+    g_source_destroy (changes->kick_soon);
+  g_clear_pointer (&changes->kick_soon, g_source_unref);
   if (changes->retry != NULL)
     g_source_destroy (changes->retry);
   g_clear_pointer (&changes->retry, g_source_unref);

@@ -118,8 +118,10 @@ open_database (MailJournal *journal)
   int code = sqlite3_open_v2 (journal->path, &journal->db, flags, NULL);
 
   if (code == SQLITE_OK)
-    code = sqlite3_exec (journal->db, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL", NULL,
-                         NULL, NULL);
+    code = sqlite3_exec (journal->db,
+                         "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL;"
+                         "PRAGMA synchronous=NORMAL",
+                         NULL, NULL, NULL);
   if (code == SQLITE_OK && get_number (journal->db, "SELECT COUNT(*) FROM sqlite_master") == 0)
     {
       code = sqlite3_exec (journal->db, schema, NULL, NULL, NULL);

@@ -16,6 +16,7 @@
 /* What may be acknowledged before the server knows it: then everybody waits again. */
 #define BURST_CHANGES 20000u
 #define BURST_BYTES (G_GUINT64_CONSTANT (1) << 30)
+#define GATHER_MS 3u
 #define BATCHES_MAX 3u
 #define BATCH_MESSAGES 1000u
 #define BATCH_APPENDS 200u
@@ -124,6 +125,32 @@ mail_changes_kick (MailChanges *changes)
   g_mutex_unlock (&changes->lock);
 }
 
+static gboolean
+kick_now (gpointer data)
+{
+  MailChanges *changes = data;
+
+  g_mutex_lock (&changes->lock);
+  g_clear_pointer (&changes->kick_soon, g_source_unref);
+  g_mutex_unlock (&changes->lock);
+  mail_changes_kick (changes);
+  return G_SOURCE_REMOVE;
+}
+
+/* In a burst, where nobody waits: what comes within a moment goes together. */
+static void
+kick_soon (MailChanges *changes)
+{
+  g_mutex_lock (&changes->lock);
+  if (changes->kick == NULL && changes->kick_soon == NULL)
+    {
+      changes->kick_soon = g_timeout_source_new (GATHER_MS);
+      g_source_set_callback (changes->kick_soon, kick_now, changes, NULL);
+      g_source_attach (changes->kick_soon, changes->store->net);
+    }
+  g_mutex_unlock (&changes->lock);
+}
+
 void
 mail_changes_push_locked (MailChanges *changes, MailChange *change)
 {
@@ -149,7 +176,10 @@ mail_changes_add (MailChanges *changes, MailChange *change, gboolean wait, MailD
     }
   mail_changes_push_locked (changes, change);
   g_mutex_unlock (&changes->lock);
-  mail_changes_kick (changes);
+  if (burst)
+    kick_soon (changes);
+  else
+    mail_changes_kick (changes);
   if (burst && done != NULL)
     done (NULL, user_data);
 }
