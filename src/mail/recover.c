@@ -366,7 +366,10 @@ attach_file (MailChanges *changes, MailChange *change, guint32 id)
   guint32 source_content = 0;
   gboolean good = FALSE;
 
-  if (staged != NULL && staged->source_name != NULL)
+  /* What was to be sent has been written over, and who did so never came to its end. */
+  if (staged != NULL && staged->dirty && change->step == MAIL_STEP_NEW)
+    mail_staged_fail (staged, "the program that wrote it was interrupted");
+  else if (staged != NULL && staged->source_name != NULL)
     {
       source = find_source (changes, staged);
       if (source == NULL)

@@ -6,7 +6,7 @@
  * touched.
  */
 #include "mail-harness.h"
-#include "mail/store-private.h"
+#include "mail/change-private.h"
 #include "mailfs/log.h"
 
 #include <string.h>
@@ -692,6 +692,120 @@ test_renamed_twice (void)
   harness_free (harness);
 }
 
+/* --- what is shown is what there is --------------------------------------------------------------
+ */
+
+/* Appended by us, and another client takes it away before it was ever listed. */
+static void
+see_expunged (Harness *harness, MailMailbox *inbox)
+{
+  g_autofree char *text = message_text ("ours");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "letter", text);
+  Told done = { 0 };
+
+  mail_staged_commit (staged, FALSE, told, &done);
+  wait_good (harness, &done);
+  g_assert_cmpuint (n_listed (inbox), ==, 2);
+  model_expunge (model_mailbox (harness->server, "INBOX"), 2);
+}
+
+/* The server says that it removed the message, and did not. */
+static void
+see_lie (Harness *harness, MailMailbox *inbox)
+{
+  Told done = { 0 };
+
+  model_fault (harness->server, MODEL_LIE);
+  mail_change_remove (harness->store, inbox, 1, told, &done);
+  wait_good (harness, &done);
+  g_assert_cmpuint (n_listed (inbox), ==, 0);
+}
+
+/* The index has it hidden, and no change that the journal knows of wants that: the daemon was killed
+ * between the one and the other. */
+static void
+see_hidden (Harness *harness, MailMailbox *inbox)
+{
+  g_assert_true (mail_effect_hide_now (inbox, mail_mailbox_content_id (inbox), 1, NULL));
+  mail_effect_hidden (inbox, mail_mailbox_content_id (inbox), 1);
+  mail_index_flush (harness->store->index);
+}
+
+static const struct
+{
+  const char *name;
+  void (*act) (Harness *harness, MailMailbox *inbox);
+  gboolean killed; /* what is seen counts only in the next run */
+} sights[] = {
+  { "expunged-by-others", see_expunged, FALSE },
+  { "removal-was-a-lie", see_lie, FALSE },
+  { "hidden-for-nothing", see_hidden, TRUE },
+};
+
+/* However a server tells what has changed: the one message is there, in this run and the next. */
+static void
+test_shown (gconstpointer data)
+{
+  guint row = GPOINTER_TO_UINT (data) / 4;
+  Harness *harness = harness_new (ALL_CAPS);
+
+  harness->server->sync_mode = GPOINTER_TO_UINT (data) % 4;
+  harness->trash = "none";
+  harness_open (harness);
+  deliver (harness, "INBOX", "old");
+  MailMailbox *inbox = open_mailbox (harness, "INBOX");
+  sights[row].act (harness, inbox);
+  Harness *killed = harness_clone (harness);
+  look (harness, inbox);
+  g_assert_cmpuint (n_listed (inbox), ==, sights[row].killed ? 0 : 1);
+  g_assert_cmpuint (first_uid (inbox), ==, sights[row].killed ? 0 : 1);
+  mail_mailbox_unref (inbox);
+  harness_free (harness);
+
+  harness_open (killed);
+  settle (killed);
+  inbox = open_mailbox (killed, "INBOX");
+  g_assert_cmpuint (n_listed (inbox), ==, 1);
+  g_assert_cmpuint (first_uid (inbox), ==, 1);
+  mail_mailbox_unref (inbox);
+  harness_free (killed);
+}
+
+/* --- written over while it waits ---------------------------------------------------------------
+ */
+
+/* A file that was committed is begun anew before it has been sent, and then all ends: what there is
+ * of it is no message yet, and is kept once. */
+static void
+test_overwritten (void)
+{
+  Harness *harness = start (0, 0);
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autofree char *one = message_text ("uno"), *two = message_text ("due");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "letter", one);
+  Told done = { 0 };
+
+  mail_staged_commit (staged, FALSE, told, &done);
+  /* Taken into a batch, not yet noted as sent. */
+  for (guint i = 0; i < 100 && !staged->change->running; i++)
+    turn_loop (harness, 1);
+  g_assert_cmpint (staged->change->step, ==, MAIL_STEP_NEW);
+  g_assert_true (mail_staged_truncate (staged, 0, NULL));
+  g_assert_true (mail_staged_write (staged, 0, two, strlen (two), NULL));
+  Harness *killed = harness_clone (harness);
+  settle (harness);
+  wait_good (harness, &done);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+
+  harness_open (killed);
+  settle (killed);
+  g_assert_cmpuint (model_count (killed->server, "text of due"), ==, 0);
+  g_assert_cmpuint (n_failed (killed, "text of due"), ==, 1);
+  harness_free (killed);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -716,6 +830,12 @@ main (int argc, char **argv)
   g_test_add_func ("/change/interrupted", test_interrupted);
   g_test_add_func ("/change/renamed/under-way", test_renamed_under_way);
   g_test_add_func ("/change/renamed/twice", test_renamed_twice);
+  g_test_add_func ("/change/overwritten", test_overwritten);
+  for (guint i = 0; i < 4 * G_N_ELEMENTS (sights); i++)
+    {
+      g_autofree char *path = g_strdup_printf ("/change/shown/%s/%u", sights[i / 4].name, i % 4);
+      g_test_add_data_func (path, GUINT_TO_POINTER (i), test_shown);
+    }
   g_test_add_data_func ("/change/parts/copy", GUINT_TO_POINTER (DO_COPY), test_parts);
   g_test_add_data_func ("/change/parts/move", GUINT_TO_POINTER (DO_MOVE), test_parts);
   g_test_add_data_func ("/change/parts/append", GUINT_TO_POINTER (DO_APPEND), test_parts);
