@@ -75,7 +75,8 @@ retire_replaced (MailChange *change)
   if (!visible && change->in_place)
     return; /* the user has moved or removed it meanwhile */
   /* In the journal before the index hears of it: a kill in between must not hide it for good. */
-  mail_change_remove_hidden (changes, mailbox, content_id, change->replaces_uidvalidity, uid);
+  mail_change_remove_hidden (changes, mailbox, content_id, change->replaces_uidvalidity, uid,
+                             change->staged);
   if (visible)
     mail_effect_hidden (mailbox, content_id, uid);
 }

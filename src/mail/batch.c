@@ -72,8 +72,7 @@ undo (MailChange *change, const GError *error)
       break;
     case MAIL_CHANGE_MOVE:
       mail_effect_unhide (mailbox, change->content_id, change->uid, TRUE);
-      if (change->target != NULL && change->replaces != 0)
-        mail_effect_unhide (change->target, change->replaces_content, change->replaces, TRUE);
+      mail_effect_show_again (mailbox->store, change->replaces_content, change->replaces);
       break;
     default:
       break;

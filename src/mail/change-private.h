@@ -102,6 +102,7 @@ struct MailStaged
   guint8 flags;
   char *keywords;
   guint32 replaces_content, replaces_uid, replaces_uidvalidity;
+  gboolean retired;    /* that one goes already, by a change of its own */
   MailMailbox *source; /* of a copy or move */
   char *source_name;
   guint32 source_content, source_uidvalidity, source_uid;
@@ -203,9 +204,10 @@ MailStaged *mail_change_placeholder (MailChanges *changes, MailChange *change,
 MailChange *mail_change_new (MailChanges *changes, MailChangeKind kind, MailMailbox *mailbox);
 void mail_change_free (MailChange *change);
 void mail_change_set_target (MailChange *change, MailMailbox *target);
-/* To the trash, or gone: a message that is hidden already. Nobody waits. */
+/* To the trash, or gone: a message that is hidden already. Nobody waits. instead: the file that took
+ * its place, which from now on is no longer the one to see to that, or NULL. */
 void mail_change_remove_hidden (MailChanges *changes, MailMailbox *mailbox, guint32 content_id,
-                                guint32 uidvalidity, guint32 uid);
+                                guint32 uidvalidity, guint32 uid, MailStaged *instead);
 void mail_change_journal_locked (MailChange *change); /* inside a journal transaction */
 /* Takes change, whose row is in the journal. done is called before it returns in a burst. */
 void mail_changes_add (MailChanges *changes, MailChange *change, gboolean wait, MailDoneFunc done,
@@ -315,6 +317,8 @@ void mail_effect_hidden (MailMailbox *mailbox, guint32 content_id, guint32 uid);
 void mail_effect_hold (MailMailbox *mailbox, guint32 content_id, guint32 uid, gboolean answered);
 /* Visible again. */
 void mail_effect_unhide (MailMailbox *mailbox, guint32 content_id, guint32 uid, gboolean tell);
+/* The same, told, wherever these contents are now; uid 0: nothing. */
+void mail_effect_show_again (MailStore *store, guint32 content_id, guint32 uid);
 /* The flags of a message are to be shown anew after its pending changes differ; FALSE: not there.
  */
 gboolean mail_effect_flags (MailMailbox *mailbox, guint32 content_id, guint32 uid);

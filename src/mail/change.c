@@ -202,12 +202,19 @@ no_such_message (MailDoneFunc done, gpointer user_data)
   tell (done, user_data, error);
 }
 
+/* Together with the row of a file that is done, whose last duty passes to this change. */
 static gboolean
-journal (MailChanges *changes, MailChange *change, GError **error)
+journal (MailChanges *changes, MailChange *change, MailStaged *instead, GError **error)
 {
   g_mutex_lock (&changes->lock);
   mail_journal_begin (changes->journal);
   mail_change_journal_locked (change);
+  if (instead != NULL && instead->state == MAIL_STAGED_DONE
+      && instead->replaces_content == change->content_id && instead->replaces_uid == change->uid)
+    {
+      instead->retired = TRUE;
+      mail_staged_journal_locked (instead);
+    }
   gboolean good = mail_journal_commit (changes->journal, error);
   g_mutex_unlock (&changes->lock);
   mail_failpoint ("change-journaled");
@@ -269,7 +276,7 @@ mail_change_flags (MailStore *store, MailMailbox *mailbox, guint32 uid, guint8 f
   change->remove = minus;
   change->add_keywords = add[0] != '\0' ? g_steal_pointer (&add) : NULL;
   change->remove_keywords = remove[0] != '\0' ? g_steal_pointer (&remove) : NULL;
-  if (!journal (changes, change, &error))
+  if (!journal (changes, change, NULL, &error))
     {
       mail_change_free (change);
       tell (done, user_data, error);
@@ -357,7 +364,7 @@ mail_change_remove (MailStore *store, MailMailbox *mailbox, guint32 uid, MailDon
       no_such_message (done, user_data);
       return;
     }
-  if (!journal (changes, change, &error))
+  if (!journal (changes, change, NULL, &error))
     {
       mail_effect_unhide (mailbox, change->content_id, uid, FALSE);
       mail_change_free (change);
@@ -371,7 +378,7 @@ mail_change_remove (MailStore *store, MailMailbox *mailbox, guint32 uid, MailDon
 
 void
 mail_change_remove_hidden (MailChanges *changes, MailMailbox *mailbox, guint32 content_id,
-                           guint32 uidvalidity, guint32 uid)
+                           guint32 uidvalidity, guint32 uid, MailStaged *instead)
 {
   MailChange *change = mail_change_new (changes, MAIL_CHANGE_REMOVE, mailbox);
   g_autoptr (GError) error = NULL;
@@ -380,7 +387,7 @@ mail_change_remove_hidden (MailChanges *changes, MailMailbox *mailbox, guint32 c
   change->uidvalidity = uidvalidity;
   change->uid = uid;
   mail_effect_hold (mailbox, content_id, uid, FALSE);
-  if (!journal (changes, change, &error))
+  if (!journal (changes, change, instead, &error))
     mail_log_warning ("%s", error->message); /* it is sent all the same */
   mail_changes_add (changes, change, FALSE, NULL, NULL);
 }
@@ -445,7 +452,7 @@ mail_change_move (MailStore *store, MailMailbox *mailbox, guint32 uid, MailMailb
       change->replaces_uidvalidity = mail_effect_uidvalidity (target);
     }
   change->staged = mail_change_placeholder (changes, change, &message, area, name);
-  if (!journal (changes, change, &error))
+  if (!journal (changes, change, NULL, &error))
     {
       mail_effect_unhide (mailbox, change->content_id, uid, FALSE);
       if (change->replaces != 0)

@@ -316,6 +316,7 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
       staged->replaces_content = content_id;
       staged->replaces_uidvalidity = uidvalidity;
       staged->replaces_uid = hidden;
+      staged->retired = FALSE;
       if (staged->change != NULL && !staged->change->running)
         {
           staged->change->replaces_content = content_id;
@@ -342,7 +343,7 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
   if (hidden != 0)
     mail_effect_hidden (target, content_id, hidden);
   if (second != 0)
-    mail_change_remove_hidden (changes, target, content_id, uidvalidity, second);
+    mail_change_remove_hidden (changes, target, content_id, uidvalidity, second, NULL);
   if (old != NULL && old != target)
     mail_effect_directory (old);
   mail_effect_directory (target);
@@ -374,7 +375,7 @@ drop_unsent (MailStaged *staged)
       uidvalidity = change->uidvalidity;
       uid = change->uid;
     }
-  if (!staged->in_place)
+  if (!staged->in_place && !staged->retired)
     {
       old_content = staged->replaces_content;
       old_uidvalidity = staged->replaces_uidvalidity;
@@ -388,11 +389,11 @@ drop_unsent (MailStaged *staged)
   mail_journal_commit (changes->journal, NULL);
   g_mutex_unlock (&changes->lock);
   if (source != NULL)
-    mail_change_remove_hidden (changes, source, content_id, uidvalidity, uid);
+    mail_change_remove_hidden (changes, source, content_id, uidvalidity, uid, NULL);
   g_autoptr (MailMailbox) where = old != 0 ? mail_store_contents (changes->store, old_content)
                                            : NULL;
   if (where != NULL)
-    mail_change_remove_hidden (changes, where, old_content, old_uidvalidity, old);
+    mail_change_remove_hidden (changes, where, old_content, old_uidvalidity, old, NULL);
 }
 
 void
@@ -594,7 +595,7 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
           move_on (staged, mailbox, uidvalidity, message);
           return TRUE;
         }
-      mail_change_remove_hidden (changes, mailbox, content_id, uidvalidity, message->uid);
+      mail_change_remove_hidden (changes, mailbox, content_id, uidvalidity, message->uid, NULL);
       if (elsewhere)
         {
           mail_staged_unsent (staged); /* the next version goes where it is now */

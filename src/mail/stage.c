@@ -188,6 +188,7 @@ mail_staged_stand_for_locked (MailStaged *staged, guint32 content_id, guint32 ui
   staged->replaces_content = content_id;
   staged->replaces_uidvalidity = uidvalidity;
   staged->replaces_uid = uid;
+  staged->retired = FALSE;
   staged->in_place = uid != 0;
   if (uid == 0)
     return;
@@ -213,8 +214,9 @@ mail_staged_journal_locked (MailStaged *staged)
     .keywords = staged->keywords,
     .size = staged->size,
     .wire_size = staged->wire_size,
+    .replaces_content = staged->replaces_content,
     .replaces_uidvalidity = staged->replaces_uidvalidity,
-    .replaces = staged->replaces_uid,
+    .replaces = staged->retired ? 0 : staged->replaces_uid,
     .in_place = staged->in_place,
     .source = staged->source_name,
     .source_uidvalidity = staged->source_uidvalidity,
@@ -284,7 +286,7 @@ mail_staged_fail (MailStaged *staged, const char *reason)
   mail_staged_list_locked (staged, FALSE);
   if (staged->mailbox != NULL)
     mailbox = mail_mailbox_ref (staged->mailbox);
-  if (!staged->in_place && staged->replaces_uid != 0)
+  if (!staged->in_place && !staged->retired && staged->replaces_uid != 0)
     {
       hidden_content = staged->replaces_content;
       hidden = staged->replaces_uid;
@@ -309,9 +311,8 @@ mail_staged_fail (MailStaged *staged, const char *reason)
                         staged->name != NULL ? staged->name : "a file", staged->error);
     }
   g_mutex_unlock (&changes->lock);
-  if (mailbox != NULL && hidden != 0)
-    mail_effect_unhide (mailbox, hidden_content, hidden, TRUE);
-  else if (mailbox != NULL)
+  mail_effect_show_again (changes->store, hidden_content, hidden);
+  if (mailbox != NULL)
     mail_effect_directory (mailbox);
 
   g_autoptr (GError) error = g_error_new (MAIL_ERROR, MAIL_ERROR_FAILED, "%s", reason);

@@ -217,6 +217,14 @@ token_of_message (const ModelMessage *message)
   return token_of (bytes, length);
 }
 
+static int
+token_of_file (MailStaged *staged)
+{
+  g_autofree char *text = staged->has_spool ? read_staged (staged) : g_strdup ("");
+
+  return token_of (text, strlen (text));
+}
+
 /* --- who waits for an answer ----------------------------------------------------------------- */
 
 typedef struct
@@ -591,8 +599,8 @@ user_rename (Sequence *s)
   g_autoptr (MailMailbox) target = next_mailbox (s);
   guint8 how = next (s);
   guint32 replaced_uid = 0;
-  int replaced = (how & 2) != 0 ? pick (s, target, how >> 4, &replaced_uid) : -1;
   gboolean temporary = (how & 1) != 0 && (how & 4) != 0;
+  int replaced = (how & 2) != 0 && !temporary ? pick (s, target, how >> 4, &replaced_uid) : -1;
   g_autofree char *name = g_strdup_printf ("%srenamed%u", temporary ? "." : "", how >> 4);
 
   if (file == NULL || target == NULL)
@@ -608,11 +616,11 @@ user_rename (Sequence *s)
     will_remove (s, target, replaced);
   token_at (s, file->token)->handled = TRUE;
   g_autoptr (MailStaged) other = mail_stage_lookup (s->harness->store, target, 0, name);
-  for (guint i = 0; i < s->files->len && other != NULL; i++)
-    if (g_array_index (s->files, File, i).staged == other)
-      token_at (s, g_array_index (s->files, File, i).token)->may_go = TRUE;
   if (other != NULL && other->placeholder)
     return;
+  int lost = other != NULL ? token_of_file (other) : -1;
+  if (lost >= 0)
+    token_at (s, (guint)lost)->may_go = TRUE;
   mail_staged_rename (file->staged, target, 0, name, temporary, replaced >= 0 ? replaced_uid : 0,
                       other != file->staged ? other : NULL, answered, wait_for (s, "rename", -1));
 }
@@ -894,8 +902,7 @@ count_kept (Sequence *s, guint *n)
       g_assert_cmpint (staged->state, !=, MAIL_STAGED_QUEUED);
       if (staged->state == MAIL_STAGED_DONE || !staged->has_spool)
         continue;
-      g_autofree char *text = read_staged (staged);
-      int token = token_of (text, strlen (text));
+      int token = token_of_file (staged);
       if (token >= 0)
         n[token]++;
     }

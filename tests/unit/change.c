@@ -663,9 +663,10 @@ test_renamed_under_way (void)
   harness_free (harness);
 }
 
-/* Renamed over a message, then on to another mailbox, whose messages have the same numbers. */
+/* Renamed over a message, then on to another mailbox, whose messages have the same numbers; and then
+ * perhaps killed, when all that is known is in the journal. */
 static void
-test_renamed_twice (void)
+test_renamed_twice (gconstpointer killed)
 {
   Harness *harness = start (0, 0);
   Told first = { 0 }, second = { 0 };
@@ -680,16 +681,27 @@ test_renamed_twice (void)
   g_autoptr (MailStaged) staged = write_file (harness, inbox, "second", text);
   mail_staged_rename (staged, inbox, 0, "first", FALSE, 1, NULL, told, &first);
   mail_staged_rename (staged, archive, 0, "first", FALSE, 0, NULL, told, &second);
+  Harness *clone = harness_clone (harness);
   wait_good (harness, &first);
   wait_good (harness, &second);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&archive, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  if (killed != NULL)
+    {
+      harness_free (harness);
+      harness = g_steal_pointer (&clone);
+      harness_open (harness);
+    }
   settle (harness);
   g_assert_cmpuint (model_count_in (harness->server, "Archive", "text of foreign"), ==, 1);
   g_assert_cmpuint (model_count_in (harness->server, "Archive", "text of new"), ==, 1);
   g_assert_cmpuint (model_count_in (harness->server, "Bin", "text of old"), ==, 1);
-  g_clear_pointer (&inbox, mail_mailbox_unref);
+  archive = open_mailbox (harness, "Archive");
+  g_assert_cmpuint (n_listed (archive), ==, 2);
   g_clear_pointer (&archive, mail_mailbox_unref);
-  g_clear_pointer (&staged, mail_staged_unref);
   harness_free (harness);
+  g_clear_pointer (&clone, harness_free);
 }
 
 /* --- what is shown is what there is --------------------------------------------------------------
@@ -771,6 +783,61 @@ test_shown (gconstpointer data)
   harness_free (killed);
 }
 
+/* --- killed, and what was replaced ---------------------------------------------------------------
+ */
+
+static Harness *to_clone, *cloned;
+
+/* Linked in the place of mail_failpoint. */
+void __wrap_mail_failpoint (const char *name);
+void
+__wrap_mail_failpoint (const char *name)
+{
+  if (to_clone != NULL && cloned == NULL && strcmp (name, "replace-stored") == 0)
+    cloned = harness_clone (to_clone);
+}
+
+/* The new message is stored, the daemon is killed before the old one is on its way to the trash. */
+static void
+test_replaced_killed (gconstpointer data)
+{
+  gboolean in_place = GPOINTER_TO_UINT (data) % 2 == 0;
+  Harness *harness = start (servers[GPOINTER_TO_UINT (data) / 2].without, 0);
+  g_autofree char *text = message_text ("new");
+  Told done = { 0 };
+
+  deliver (harness, "INBOX", "old");
+  MailMailbox *inbox = open_mailbox (harness, "INBOX");
+  MailStaged *staged = in_place
+                           ? mail_stage_replacement (harness->store, inbox, 1, "old", NULL)
+                           : mail_stage_create (harness->store, inbox, 0, ".new", TRUE, NULL);
+  g_assert_true (mail_staged_write (staged, 0, text, strlen (text), NULL));
+  mail_index_flush (harness->store->index);
+  to_clone = harness;
+  if (in_place)
+    mail_staged_commit (staged, FALSE, told, &done);
+  else
+    mail_staged_rename (staged, inbox, 0, "old", FALSE, 1, NULL, told, &done);
+  wait_good (harness, &done);
+  to_clone = NULL;
+  mail_staged_unref (staged);
+  mail_mailbox_unref (inbox);
+  harness_free (harness);
+
+  harness = g_steal_pointer (&cloned);
+  g_assert_nonnull (harness);
+  harness_open (harness);
+  settle (harness);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of new"), ==, 1);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of old"), ==, 0);
+  g_assert_cmpuint (n_alive (harness, "Bin", "text of old"), ==, 1);
+  inbox = open_mailbox (harness, "INBOX");
+  g_assert_cmpuint (n_listed (inbox), ==, 1);
+  g_assert_cmpuint (mail_mailbox_uid_of_name (inbox, "old"), ==, first_uid (inbox));
+  mail_mailbox_unref (inbox);
+  harness_free (harness);
+}
+
 /* --- written over while it waits ---------------------------------------------------------------
  */
 
@@ -829,7 +896,15 @@ main (int argc, char **argv)
   g_test_add_func ("/change/temporary", test_temporary);
   g_test_add_func ("/change/interrupted", test_interrupted);
   g_test_add_func ("/change/renamed/under-way", test_renamed_under_way);
-  g_test_add_func ("/change/renamed/twice", test_renamed_twice);
+  g_test_add_data_func ("/change/renamed/twice", NULL, test_renamed_twice);
+  g_test_add_data_func ("/change/renamed/twice-killed", "", test_renamed_twice);
+  for (guint i = 0; i < 2 * G_N_ELEMENTS (servers); i++)
+    {
+      g_autofree char *path = g_strdup_printf ("/change/replaced-killed/%s/%s",
+                                               i % 2 == 0 ? "in-place" : "renamed",
+                                               servers[i / 2].name);
+      g_test_add_data_func (path, GUINT_TO_POINTER (i), test_replaced_killed);
+    }
   g_test_add_func ("/change/overwritten", test_overwritten);
   for (guint i = 0; i < 4 * G_N_ELEMENTS (sights); i++)
     {
