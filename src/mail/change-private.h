@@ -367,6 +367,7 @@ void mail_stage_renamed (MailChanges *changes);
 void mail_staged_fail (MailStaged *staged, const char *reason);
 /* Who waits for a next version of it hears that none will come. No lock held. */
 void mail_staged_no_next (MailStaged *staged, const GError *error);
+void mail_stage_give_up_waiting (MailChanges *changes, const GError *error); /* all of them */
 /* Out of everything: tables, journal, spool. */
 void mail_staged_discard_locked (MailStaged *staged, MailStagedState state);
 void mail_staged_remove_spool_locked (MailStaged *staged);

@@ -127,10 +127,14 @@ mail_changes_stop_if_idle (MailChanges *changes)
   changes->ready = FALSE;
   mail_changes_sweep (changes);
   if (n > 0)
-    error = g_error_new (
-        MAIL_ERROR, MAIL_ERROR_UNREACHABLE,
-        "%u change%s not on the server yet; what is queued is sent at the next mount", n,
-        n == 1 ? " is" : "s are");
+    {
+      error = g_error_new (
+          MAIL_ERROR, MAIL_ERROR_UNREACHABLE,
+          "%u change%s not on the server yet; what is queued is sent at the next mount", n,
+          n == 1 ? " is" : "s are");
+      mail_changes_give_up_waiting (changes, error);
+      mail_stage_give_up_waiting (changes, error);
+    }
   done (error, changes->stopped_data);
 }
 

@@ -574,10 +574,11 @@ mail_staged_message (MailStaged *staged, guint32 *uid_out)
   return done_content != 0 ? mail_store_contents (changes->store, done_content) : mailbox;
 }
 
-void
-mail_stage_renamed (MailChanges *changes)
+/* References to all there are. */
+static GPtrArray *
+get_all (MailChanges *changes)
 {
-  g_autoptr (GPtrArray) all = g_ptr_array_new_with_free_func ((GDestroyNotify)mail_staged_unref);
+  GPtrArray *all = g_ptr_array_new_with_free_func ((GDestroyNotify)mail_staged_unref);
   GHashTableIter iter;
   gpointer value;
 
@@ -586,6 +587,23 @@ mail_stage_renamed (MailChanges *changes)
   while (g_hash_table_iter_next (&iter, NULL, &value))
     g_ptr_array_add (all, mail_staged_ref (value));
   g_mutex_unlock (&changes->lock);
+  return all;
+}
+
+void
+mail_stage_give_up_waiting (MailChanges *changes, const GError *error)
+{
+  g_autoptr (GPtrArray) all = get_all (changes);
+
+  for (guint i = 0; i < all->len; i++)
+    mail_staged_no_next (all->pdata[i], error);
+}
+
+void
+mail_stage_renamed (MailChanges *changes)
+{
+  g_autoptr (GPtrArray) all = get_all (changes);
+
   for (guint i = 0; i < all->len; i++)
     {
       MailStaged *staged = all->pdata[i];

@@ -410,9 +410,10 @@ will_drop_replacement (Sequence *s, MailMailbox *mailbox, guint32 uid)
   g_autoptr (MailStaged) staged = mail_stage_find_replacement (
       s->harness->store, mail_mailbox_content_id (mailbox), uid);
 
-  for (guint i = 0; staged != NULL && i < s->files->len; i++)
-    if (g_array_index (s->files, File, i).staged == staged)
-      token_at (s, g_array_index (s->files, File, i).token)->may_go = TRUE;
+  int token = staged != NULL ? token_of_file (staged) : -1;
+
+  if (token >= 0)
+    token_at (s, (guint)token)->may_go = token_at (s, (guint)token)->handled = TRUE;
 }
 
 static File *
@@ -534,6 +535,7 @@ user_replace (Sequence *s)
 
   if (old < 0)
     return;
+  will_drop_replacement (s, mailbox, uid);
   MailStaged *staged = mail_stage_replacement (s->harness->store, mailbox, uid, "uid", NULL);
   if (staged == NULL)
     return;
@@ -545,6 +547,7 @@ user_replace (Sequence *s)
         File *same = &g_array_index (s->files, File, i);
 
         token_at (s, same->token)->may_go = TRUE;
+        token_at (s, same->token)->handled = TRUE;
         same->token = token;
       }
   will_remove (s, mailbox, old);
