@@ -22,6 +22,8 @@ fs_staged_remember (FsServer *server, guint32 id)
   g_hash_table_insert (server->staged_lookups, GUINT_TO_POINTER (id),
                        GUINT_TO_POINTER (GPOINTER_TO_UINT (count) + 1));
   g_mutex_unlock (&server->lock);
+  if (count == NULL)
+    mail_stage_known (server->store, id);
 }
 
 void
@@ -145,8 +147,8 @@ fs_staged_flags_from_name (MailStaged *staged, FsNodeKind kind, const char *name
   if (kind != FS_NODE_CUR)
     return;
   fs_names_parse_maildir_info (name, &flags, &forwarded, &has_info);
-  if (has_info)
-    mail_staged_set_flags (staged, flags, forwarded ? "$Forwarded" : NULL);
+  if (has_info && !mail_staged_set_flags (staged, flags, forwarded ? "$Forwarded" : NULL, NULL))
+    mail_staged_set_flags (staged, flags, NULL, NULL);
 }
 
 /* NULL: answered with an error. */

@@ -91,6 +91,7 @@ struct MailStaged
   gboolean listed;      /* is in the directory's tables */
   gboolean in_place;    /* stands for the message it replaces: that one is listed, not this */
   gboolean placeholder; /* of a move: no file, no row of its own */
+  gboolean known;       /* to the kernel */
   gboolean dirty;       /* written since it was committed */
   gboolean written;     /* bytes were given at all */
   gboolean has_spool;
@@ -248,6 +249,8 @@ void mail_changes_give_up_waiting (MailChanges *changes, const GError *error);
 /* What became of an item; net thread. fail: refused for good, undone. retry: it stays queued. */
 void mail_batch_succeed (MailBatch *batch, MailChange *change);
 void mail_batch_fail (MailBatch *batch, MailChange *change, const GError *error);
+/* Reported as fail is, and nothing is taken back: what was done stays done. */
+void mail_batch_half_done (MailBatch *batch, MailChange *change, const GError *error);
 void mail_batch_retry (MailBatch *batch, MailChange *change, const GError *error);
 /* fail or retry, as the error says. */
 void mail_batch_error (MailBatch *batch, MailChange *change, const GError *error);
@@ -281,7 +284,10 @@ typedef struct
   guint64 size;
   gint64 date;
   guint8 digest[MAIL_DIGEST_SIZE];
-  char *message_id; /* with by_bytes: what counts when the server changed the bytes; or NULL */
+  gboolean stored;  /* with by_bytes: the server said that it has it, perhaps with other bytes */
+  char *message_id; /* then what counts; or NULL, and the date does */
+  gboolean changed; /* result: found, and its bytes are others */
+  gboolean others;  /* result: nothing was found, and yet something unknown has come since */
   guint32 uidvalidity,
       bound;   /* its UID is at least bound, while the mailbox has this UIDVALIDITY */
   guint32 uid; /* known: only this one is verified; result: what was found, 0: nothing */
@@ -345,6 +351,9 @@ void mail_pending_answer_locked (MailMailbox *mailbox, guint32 uid, guint64 chan
 /* Of flags as the server has them, what they will be. */
 gboolean mail_pending_show_locked (MailMailbox *mailbox, guint32 uid, guint8 *flags_out,
                                    guint32 *keywords_out);
+/* Whether these can be set where the mailbox's PERMANENTFLAGS are what they are. */
+gboolean mail_keywords_settable (MailMailbox *mailbox, guint8 flags, const char *keywords,
+                                 GError **error);
 char *mail_keywords_apply (const char *keywords, const char *add, const char *remove);
 void mail_keywords_difference (const char *old, const char *now, char **add_out, char **remove_out);
 gboolean mail_keywords_contains (const char *keywords, const char *keyword, gsize length);

@@ -165,7 +165,8 @@ mail_changes_allowed (MailMailbox *mailbox, guint caps, const char *rights, GErr
       return FALSE;
     }
   g_mutex_lock (&mailbox->lock);
-  gboolean read_only = mailbox->server_read_only && (caps & MAIL_CAP_FOLDERS) == 0;
+  /* A mailbox may be removed and renamed whatever its messages are. */
+  gboolean read_only = mailbox->server_read_only && caps != MAIL_CAP_FOLDERS;
   gboolean denied = mailbox->rights != NULL && rights != NULL
                     && strpbrk (mailbox->rights, rights) == NULL;
   g_mutex_unlock (&mailbox->lock);
@@ -228,11 +229,10 @@ journal (MailChanges *changes, MailChange *change, MailStaged *instead, GError *
 /* --- flags
  * --------------------------------------------------------------------------------------------- */
 
-static gboolean
-can_keep (MailMailbox *mailbox, guint8 flags, const char *add, const char *remove)
+gboolean
+mail_keywords_settable (MailMailbox *mailbox, guint8 flags, const char *keywords, GError **error)
 {
-  g_autofree char *both = g_strconcat (add, " ", remove, NULL);
-  g_auto (GStrv) words = g_strsplit (both, " ", -1);
+  g_auto (GStrv) words = g_strsplit (keywords != NULL ? keywords : "", " ", -1);
   gboolean good;
 
   g_mutex_lock (&mailbox->lock);
@@ -241,6 +241,9 @@ can_keep (MailMailbox *mailbox, guint8 flags, const char *add, const char *remov
     good = words[i][0] == '\0'
            || mail_keywords_contains (mailbox->settable_keywords, words[i], strlen (words[i]));
   g_mutex_unlock (&mailbox->lock);
+  if (!good)
+    g_set_error (error, MAIL_ERROR, MAIL_ERROR_UNSUPPORTED,
+                 "the mailbox cannot keep one of these flags");
   return good;
 }
 
@@ -267,10 +270,9 @@ mail_change_flags (MailStore *store, MailMailbox *mailbox, guint32 uid, guint8 f
       tell (done, user_data, NULL);
       return;
     }
-  if (!can_keep (mailbox, plus | minus, add, remove))
+  g_autofree char *both = g_strconcat (add, " ", remove, NULL);
+  if (!mail_keywords_settable (mailbox, plus | minus, both, &error))
     {
-      error = g_error_new (MAIL_ERROR, MAIL_ERROR_UNSUPPORTED,
-                           "the mailbox cannot keep one of these flags");
       tell (done, user_data, error);
       return;
     }
@@ -430,14 +432,14 @@ mail_change_placeholder (MailChanges *changes, MailChange *change, const MailMes
 
 void
 mail_change_move (MailStore *store, MailMailbox *mailbox, guint32 uid, MailMailbox *target,
-                  guint area, const char *name, guint32 replaces, MailDoneFunc done,
-                  gpointer user_data)
+                  guint area, const char *name, guint32 replaces, MailStaged *over,
+                  MailDoneFunc done, gpointer user_data)
 {
   MailChanges *changes = store->changes;
   g_autoptr (GError) error = NULL;
   MailMessage message;
 
-  if (!may_change (mailbox, MAIL_CAP_FOLDERS, "tde", done, user_data)
+  if (!may_change (mailbox, MAIL_CAP_FOLDERS | MAIL_CAP_FLAGS, "tde", done, user_data)
       || !may_change (target, MAIL_CAP_FOLDERS | MAIL_CAP_APPEND, "i", done, user_data))
     return;
   MailChange *change = mail_change_new (changes, MAIL_CHANGE_MOVE, mailbox);
@@ -473,5 +475,7 @@ mail_change_move (MailStore *store, MailMailbox *mailbox, guint32 uid, MailMailb
   if (change->replaces != 0)
     mail_effect_hidden (target, change->replaces_content, change->replaces);
   mail_effect_directory (target);
+  if (over != NULL)
+    mail_staged_drop (over, NULL, NULL);
   mail_changes_add (changes, change, FALSE, done, user_data);
 }

@@ -242,7 +242,7 @@ unqueue_locked (MailStaged *staged)
 
 static void
 rename_message (MailStaged *staged, MailMailbox *target, guint area, const char *name,
-                guint32 replaces_uid, MailDoneFunc done, gpointer user_data)
+                guint32 replaces_uid, MailStaged *over, MailDoneFunc done, gpointer user_data)
 {
   MailStore *store = staged->changes->store;
   g_autoptr (MailMailbox) mailbox = mail_store_contents (store, staged->content_id);
@@ -256,11 +256,13 @@ rename_message (MailStaged *staged, MailMailbox *target, guint area, const char 
     }
   if (mailbox != target)
     {
-      mail_change_move (store, mailbox, staged->uid, target, area, name, replaces_uid, done,
+      mail_change_move (store, mailbox, staged->uid, target, area, name, replaces_uid, over, done,
                         user_data);
       return;
     }
   mail_change_name (store, mailbox, staged->uid, name);
+  if (over != NULL && over != staged)
+    mail_staged_drop (over, NULL, NULL);
   if (replaces_uid != 0)
     mail_change_remove (store, target, replaces_uid, done, user_data);
   else
@@ -292,7 +294,7 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
   mail_staged_info (staged, &info);
   if (info.state == MAIL_STAGED_DONE)
     {
-      rename_message (staged, target, area, name, replaces_uid, done, user_data);
+      rename_message (staged, target, area, name, replaces_uid, replaces, done, user_data);
       return;
     }
   if (!mail_changes_allowed (target, MAIL_CAP_APPEND, "i", &error))

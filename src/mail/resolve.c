@@ -241,9 +241,24 @@ same_bytes (const MailWanted *wanted, const MailDigest *digest)
          && memcmp (digest->digest, wanted->digest, MAIL_DIGEST_SIZE) == 0;
 }
 
+/* What counts first, and what when the server has changed the bytes: the UID it gave, the
+ * Message-ID, the date it was given. */
+static gboolean
+is_like (const MailWanted *wanted, const MailMessage *message, const MailDigest *digest, guint pass)
+{
+  if (pass == 0)
+    return same_bytes (wanted, digest);
+  if (!wanted->stored)
+    return FALSE;
+  if (wanted->uid != 0)
+    return message->uid == wanted->uid;
+  return wanted->message_id != NULL ? g_strcmp0 (wanted->message_id, digest->message_id) == 0
+                                    : message->internaldate == wanted->date;
+}
+
 /* The n-th message sent became the n-th that arrived: both in order. */
 static guint32
-match (Resolving *resolving, const MailWanted *wanted, GHashTable *digests)
+match (Resolving *resolving, MailWanted *wanted, GHashTable *digests)
 {
   const GArray *candidates = resolving->candidates;
 
@@ -255,10 +270,12 @@ match (Resolving *resolving, const MailWanted *wanted, GHashTable *digests)
 
         if (!may_be (wanted, message) || is_taken (resolving, message->uid) || digest == NULL)
           continue;
-        if (pass == 0 ? same_bytes (wanted, digest)
-                      : wanted->message_id != NULL
-                            && g_strcmp0 (wanted->message_id, digest->message_id) == 0)
-          return message->uid;
+        if (is_like (wanted, message, digest, pass))
+          {
+            wanted->changed = pass > 0;
+            return message->uid;
+          }
+        wanted->others = TRUE;
       }
   return 0;
 }

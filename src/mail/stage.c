@@ -347,6 +347,8 @@ mail_staged_done_locked (MailStaged *staged, guint32 content_id, guint32 uidvali
   staged->uidvalidity = uidvalidity;
   staged->uid = uid;
   staged->change = NULL;
+  if (staged->placeholder && !staged->known)
+    g_hash_table_remove (changes->staged, GUINT_TO_POINTER (staged->id));
   /* The row stays until the index knows the name: a kill in between must not lose it. */
   if (staged->placeholder)
     return;
@@ -374,6 +376,16 @@ mail_stage_find (MailStore *store, guint32 id)
   g_mutex_lock (&store->changes->lock);
   return found (store->changes,
                 g_hash_table_lookup (store->changes->staged, GUINT_TO_POINTER (id)));
+}
+
+void
+mail_stage_known (MailStore *store, guint32 id)
+{
+  g_mutex_lock (&store->changes->lock);
+  MailStaged *staged = g_hash_table_lookup (store->changes->staged, GUINT_TO_POINTER (id));
+  if (staged != NULL)
+    staged->known = TRUE;
+  g_mutex_unlock (&store->changes->lock);
 }
 
 MailStaged *
@@ -442,7 +454,8 @@ mail_stage_next_failed (MailStore *store, guint32 id)
   return found (store->changes, next);
 }
 
-/* What stands in the target of the move that this message is on. */
+/* What stands in the target of the move that this message is on. Of moves only those under way are
+ * in the table, and those whose inode the kernel knows. */
 static MailStaged *
 find_moving (MailChanges *changes, guint32 content_id, guint32 uid)
 {

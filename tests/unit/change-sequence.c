@@ -475,7 +475,7 @@ user_move (Sequence *s)
   if (replaced >= 0)
     will_remove (s, target, replaced);
   mail_change_move (s->harness->store, mailbox, uid, target, 0, which & 64 ? NULL : name,
-                    replaced >= 0 ? replaced_uid : 0, answered, wait_for (s, "move", -1));
+                    replaced >= 0 ? replaced_uid : 0, NULL, answered, wait_for (s, "move", -1));
 }
 
 static void

@@ -71,7 +71,7 @@ test_append (gconstpointer data)
 
   g_assert_true (found == staged);
   mail_staged_set_mtime (staged, DATE + 5);
-  mail_staged_set_flags (staged, MAIL_FLAG_SEEN | MAIL_FLAG_FLAGGED, "alpha work");
+  mail_staged_set_flags (staged, MAIL_FLAG_SEEN | MAIL_FLAG_FLAGGED, "alpha work", NULL);
   mail_staged_commit (staged, FALSE, told, &done);
   g_assert_false (done.called); /* the first one waits for the server */
   wait_good (harness, &done);
@@ -287,7 +287,8 @@ begin_changes (Harness *harness, Do what, Told *tolds, gboolean warm)
           mail_staged_commit (staged, FALSE, told, &tolds[i]);
           break;
         case DO_MOVE:
-          mail_change_move (harness->store, inbox, uid, archive, 0, name, 0, told, &tolds[i]);
+          mail_change_move (harness->store, inbox, uid, archive, 0, name, 0, NULL, told,
+                            &tolds[i]);
           break;
         case DO_REMOVE:
           mail_change_remove (harness->store, inbox, uid, told, &tolds[i]);
@@ -704,6 +705,184 @@ test_renamed_twice (gconstpointer killed)
   g_clear_pointer (&clone, harness_free);
 }
 
+/* --- servers that do otherwise, users that do it in another order --------------------------------
+ */
+
+static const struct
+{
+  const char *name, *header;
+  guint without, rewrite;
+  gboolean replaces, good;
+} rewrites[] = {
+  { "message-id", "Message-ID: <1@example.org>\r\n", MAIL_CAP_EXPUNGE_UID, 2, FALSE, TRUE },
+  { "date", "", MAIL_CAP_EXPUNGE_UID, 1, FALSE, TRUE },
+  { "nothing-like-it", "", MAIL_CAP_EXPUNGE_UID, 2, FALSE, FALSE },
+  { "uid", "", 0, 2, TRUE, TRUE },
+};
+
+/* The server stores other bytes than it was given: the message is there once, and not sent again. */
+static void
+test_rewritten (gconstpointer data)
+{
+  guint row = GPOINTER_TO_UINT (data);
+  Harness *harness = start (rewrites[row].without, 0);
+  g_autofree char *plain = message_text ("new");
+  g_autofree char *text = g_strconcat (rewrites[row].header, plain, NULL);
+  Told done = { 0 };
+
+  harness->server->rewrite = rewrites[row].rewrite;
+  deliver (harness, "INBOX", "old");
+  MailMailbox *inbox = open_mailbox (harness, "INBOX");
+  MailStaged *staged = rewrites[row].replaces
+                           ? mail_stage_replacement (harness->store, inbox, 1, "old", NULL)
+                           : mail_stage_create (harness->store, inbox, 0, "x", FALSE, NULL);
+  g_assert_true (mail_staged_write (staged, 0, text, strlen (text), NULL));
+  mail_staged_commit (staged, FALSE, told, &done);
+  g_assert_cmpint (wait_code (harness, &done), ==, rewrites[row].good ? -1 : MAIL_ERROR_FAILED);
+  settle (harness);
+  g_assert_cmpuint (model_count (harness->server, "text of new"), ==, 1);
+  g_assert_cmpuint (n_failed (harness, "text of new"), ==, !rewrites[row].good);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of old"), ==, !rewrites[row].replaces);
+  if (rewrites[row].good)
+    {
+      g_autofree char *read = read_message (harness, inbox, 2);
+      g_assert_nonnull (strstr (read, "X-Scanned: yes"));
+    }
+  mail_staged_unref (staged);
+  mail_mailbox_unref (inbox);
+  harness_free (harness);
+}
+
+/* Without MOVE: copied, and the original is not to be removed. Both are shown, and it is said. */
+static void
+test_both (gconstpointer data)
+{
+  Harness *harness = start (MAIL_CAP_MOVE | GPOINTER_TO_UINT (data), 0);
+  Told done = { 0 };
+
+  deliver (harness, "INBOX", "old");
+  deliver (harness, "Archive", "there");
+  MailMailbox *inbox = open_mailbox (harness, "INBOX");
+  MailMailbox *archive = open_mailbox (harness, "Archive");
+  model_fault (harness->server, MODEL_GOOD);
+  model_fault (harness->server, MODEL_REFUSED);
+  mail_change_move (harness->store, inbox, 1, archive, 0, "moved", 0, NULL, told, &done);
+  wait_told (harness, &done);
+  g_assert_error (done.error, MAIL_ERROR, MAIL_ERROR_FAILED);
+  g_assert_nonnull (strstr (done.error->message, "copied"));
+  told_clear (&done);
+  for (guint i = 0; i < 2; i++)
+    {
+      g_assert_cmpuint (n_listed (inbox), ==, 1);
+      g_assert_cmpuint (n_listed (archive), ==, 2);
+      g_assert_cmpuint (mail_mailbox_uid_of_name (archive, "moved"), ==, 2);
+      look (harness, inbox);
+      look (harness, archive);
+    }
+  mail_mailbox_unref (inbox);
+  mail_mailbox_unref (archive);
+  harness_free (harness);
+}
+
+/* A message moved over a file that is being written: that one goes only when the move is accepted. */
+static void
+test_moved_over (void)
+{
+  Harness *harness = start (0, 0);
+  Told done = { 0 };
+
+  deliver (harness, "INBOX", "old");
+  MailMailbox *inbox = open_mailbox (harness, "INBOX");
+  MailMailbox *archive = open_mailbox (harness, "Archive");
+  MailStaged *staged = write_file (harness, archive, "x", "Subject: half\n");
+  archive->server_read_only = TRUE;
+  mail_change_move (harness->store, inbox, 1, archive, 0, "x", 0, staged, told, &done);
+  g_assert_cmpint (wait_code (harness, &done), ==, MAIL_ERROR_READ_ONLY);
+  g_autoptr (MailStaged) found = mail_stage_lookup (harness->store, archive, 0, "x");
+  g_assert_true (found == staged);
+  archive->server_read_only = FALSE;
+  mail_change_move (harness->store, inbox, 1, archive, 0, "x", 0, staged, told, &done);
+  wait_good (harness, &done);
+  g_assert_cmpuint (mail_stage_count (harness->store, archive), ==, 0);
+  g_assert_cmpuint (mail_mailbox_uid_of_name (archive, "x"), ==, 1);
+  /* Nor does what stood there while the move was under way stay for ever. */
+  g_clear_pointer (&found, mail_staged_unref);
+  g_assert_cmpuint (g_hash_table_size (harness->store->changes->staged), ==, 0);
+  mail_staged_unref (staged);
+  mail_mailbox_unref (inbox);
+  mail_mailbox_unref (archive);
+  harness_free (harness);
+}
+
+/* Known to the kernel: what stood there stays until it is forgotten. */
+static void
+test_placeholder (void)
+{
+  Harness *harness = start (0, 0);
+  Told done = { 0 };
+  MailStagedInfo info;
+
+  deliver (harness, "INBOX", "old");
+  MailMailbox *inbox = open_mailbox (harness, "INBOX");
+  MailMailbox *archive = open_mailbox (harness, "Archive");
+  mail_change_move (harness->store, inbox, 1, archive, 0, "x", 0, NULL, told, &done);
+  MailStaged *staged = mail_stage_lookup (harness->store, archive, 0, "x");
+  mail_staged_info (staged, &info);
+  mail_stage_known (harness->store, info.id);
+  wait_good (harness, &done);
+  g_autoptr (MailStaged) found = mail_stage_find (harness->store, info.id);
+  g_assert_true (found == staged);
+  mail_staged_forget (staged);
+  g_assert_cmpuint (g_hash_table_size (harness->store->changes->staged), ==, 0);
+  mail_staged_unref (staged);
+  mail_mailbox_unref (inbox);
+  mail_mailbox_unref (archive);
+  harness_free (harness);
+}
+
+/* What the mailbox cannot keep is refused before anything is written. */
+static void
+test_keyword_of_file (void)
+{
+  Harness *harness = start (0, 0);
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "x", "Subject: a\n\n");
+  g_autoptr (GError) error = NULL;
+  MailStagedInfo info;
+
+  inbox->any_keyword = FALSE;
+  inbox->settable_keywords = g_strdup ("alpha");
+  g_assert_false (mail_staged_set_flags (staged, MAIL_FLAG_SEEN, "alpha beta", &error));
+  g_assert_error (error, MAIL_ERROR, MAIL_ERROR_UNSUPPORTED);
+  mail_staged_info (staged, &info);
+  g_assert_cmpuint (info.flags, ==, 0);
+  g_assert_true (mail_staged_set_flags (staged, MAIL_FLAG_SEEN, "alpha", NULL));
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+}
+
+/* Another client has made a mailbox below, and this one can no longer be opened. */
+static void
+test_rmdir_child (void)
+{
+  Harness *harness = start (0, 0);
+  Told done = { 0 };
+  ModelMailbox *model = model_add_mailbox (harness->server, "Top", NULL);
+
+  mail_tree_refresh (harness->store);
+  turn_loop (harness, 20);
+  g_autoptr (MailMailbox) top = open_mailbox (harness, "Top");
+  model_add_mailbox (harness->server, "Top/below", NULL);
+  model->no_select = TRUE;
+  mail_change_rmdir (harness->store, top, told, &done);
+  g_assert_cmpint (wait_code (harness, &done), ==, MAIL_ERROR_NOT_EMPTY);
+  g_assert_nonnull (model_mailbox (harness->server, "Top/below"));
+  g_assert_cmpuint (harness->server->n_commands, ==, 0);
+  g_clear_pointer (&top, mail_mailbox_unref);
+  harness_free (harness);
+}
+
 /* --- what is shown is what there is --------------------------------------------------------------
  */
 
@@ -906,6 +1085,17 @@ main (int argc, char **argv)
       g_test_add_data_func (path, GUINT_TO_POINTER (i), test_replaced_killed);
     }
   g_test_add_func ("/change/overwritten", test_overwritten);
+  for (guint i = 0; i < G_N_ELEMENTS (rewrites); i++)
+    {
+      g_autofree char *path = g_strdup_printf ("/change/rewritten/%s", rewrites[i].name);
+      g_test_add_data_func (path, GUINT_TO_POINTER (i), test_rewritten);
+    }
+  g_test_add_data_func ("/change/both/uidplus", NULL, test_both);
+  g_test_add_data_func ("/change/both/neither", GUINT_TO_POINTER (MAIL_CAP_EXPUNGE_UID), test_both);
+  g_test_add_func ("/change/moved-over", test_moved_over);
+  g_test_add_func ("/change/placeholder", test_placeholder);
+  g_test_add_func ("/change/keyword-of-file", test_keyword_of_file);
+  g_test_add_func ("/change/rmdir-child", test_rmdir_child);
   for (guint i = 0; i < 4 * G_N_ELEMENTS (sights); i++)
     {
       g_autofree char *path = g_strdup_printf ("/change/shown/%s/%u", sights[i / 4].name, i % 4);
