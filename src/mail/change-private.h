@@ -67,6 +67,7 @@ struct MailChange
   guint32 bound, target_uidvalidity, new_uid;
   guint n_tries;
   gboolean lost, lost_before; /* the server said OK, and had nothing */
+  gboolean alike;             /* new_uid was found by size and date: it may be another's */
   guint8 sent_flags;          /* APPEND: with what it was sent */
   char *sent_keywords;
   guint batch_limit; /* a batch with it failed as a whole: smaller ones find out why; 0: none */

@@ -89,7 +89,8 @@ arrive (MailBatch *batch, MailChange *change, gboolean copy, guint32 uidvalidity
   g_autoptr (MailStaged) staged = change->staged != NULL ? mail_staged_ref (change->staged) : NULL;
   guint32 new_content = mail_mailbox_content_id (target);
   guint32 known = mail_effect_uidvalidity (target);
-  if (known == uidvalidity || known == 0) /* it was never listed, or was made for this */
+  /* It was never listed, or was made for this. Bytes go along only where it is surely the same. */
+  if (!change->alike && (known == uidvalidity || known == 0))
     {
       if (copy)
         mail_cache_copy (store->cache, change->content_id, change->uid, new_content, uid);
@@ -424,6 +425,7 @@ found (GArray *wanted, const GError *error, gpointer data)
       gboolean there = still_there (batch, change->uid);
 
       change->target_uidvalidity = uidvalidity;
+      change->alike = !g_array_index (wanted, MailWanted, i).by_bytes;
       if (uid != 0 && there && !is_copy (batch))
         set_step (batch, change, MAIL_STEP_COPIED, uid); /* the copy is there: the original goes */
       else if (uid != 0)

@@ -784,6 +784,31 @@ test_both (gconstpointer data)
   harness_free (harness);
 }
 
+/* A server that does not say what moved messages became: two of one size and date are moved by two
+ * clients, and whatever is taken for ours, what is read there is what is there. */
+static void
+test_alike (void)
+{
+  Harness *harness = start (MAIL_CAP_EXPUNGE_UID, 0);
+  Told done = { 0 };
+
+  deliver (harness, "INBOX", "one");
+  MailMailbox *inbox = open_mailbox (harness, "INBOX");
+  MailMailbox *archive = open_mailbox (harness, "Archive");
+  g_autofree char *ours = read_message (harness, inbox, 1);
+  deliver (harness, "Archive", "two");
+  mail_change_move (harness->store, inbox, 1, archive, 0, "x", 0, NULL, told, &done);
+  wait_good (harness, &done);
+  look (harness, archive);
+  g_autofree char *first = read_message (harness, archive, 1);
+  g_autofree char *second = read_message (harness, archive, 2);
+  g_assert_nonnull (strstr (first, "text of two"));
+  g_assert_nonnull (strstr (second, "text of one"));
+  mail_mailbox_unref (inbox);
+  mail_mailbox_unref (archive);
+  harness_free (harness);
+}
+
 /* A message moved over a file that is being written: that one goes only when the move is accepted. */
 static void
 test_moved_over (void)
@@ -1092,6 +1117,7 @@ main (int argc, char **argv)
     }
   g_test_add_data_func ("/change/both/uidplus", NULL, test_both);
   g_test_add_data_func ("/change/both/neither", GUINT_TO_POINTER (MAIL_CAP_EXPUNGE_UID), test_both);
+  g_test_add_func ("/change/alike", test_alike);
   g_test_add_func ("/change/moved-over", test_moved_over);
   g_test_add_func ("/change/placeholder", test_placeholder);
   g_test_add_func ("/change/keyword-of-file", test_keyword_of_file);
