@@ -496,9 +496,10 @@ find (MailBatch *batch)
       memcpy (one.digest, change->staged->digest, MAIL_DIGEST_SIZE);
       /* The server has said that it stored it, perhaps with a header of its own. */
       one.stored = change->step == MAIL_STEP_STORED;
-      one.date = change->staged->mtime;
       if (one.stored)
         one.message_id = mail_spool_message_id (batch->changes, change->staged->id);
+      if (one.stored && one.message_id == NULL)
+        mail_spool_body (batch->changes, change->staged->id, one.body);
       g_array_append_val (wanted, one);
     }
   mail_resolve (batch->mailbox, wanted, found, batch);

@@ -286,7 +286,8 @@ typedef struct
   gint64 date;
   guint8 digest[MAIL_DIGEST_SIZE];
   gboolean stored;  /* with by_bytes: the server said that it has it, perhaps with other bytes */
-  char *message_id; /* then what counts; or NULL, and the date does */
+  char *message_id; /* then what counts; or NULL, and the body does */
+  guint8 body[MAIL_DIGEST_SIZE];
   gboolean changed; /* result: found, and its bytes are others */
   gboolean others;  /* result: nothing was found, and yet something unknown has come since */
   guint32 uidvalidity,
@@ -305,10 +306,20 @@ typedef struct
   guint64 size;
   guint8 digest[MAIL_DIGEST_SIZE];
   char *message_id;
+  guint8 body[MAIL_DIGEST_SIZE]; /* of what follows the header, without CRs */
 } MailDigest;
 typedef void (*MailDigestsFunc) (GHashTable *digests, const GError *error, gpointer user_data);
 void mail_digest_messages (MailMailbox *mailbox, const MailUidSet *uids, MailDigestsFunc done,
                            gpointer user_data);
+/* Digest of a body that comes in pieces, with its header before it; an empty one gives zeros. */
+typedef struct
+{
+  GChecksum *sum;
+  guint newlines; /* in a row; two end the header */
+  gboolean any;
+} MailBodySum;
+void mail_body_sum_add (MailBodySum *body, const guint8 *data, gsize length);
+void mail_body_sum_end (MailBodySum *body, guint8 *digest_out); /* and ready for another */
 char *mail_message_id_of (const guint8 *head, gsize length); /* without brackets, or NULL */
 
 /* --- effect.c: what readers see. No lock held, unless _locked -----------------------------------
@@ -403,6 +414,8 @@ void mail_staged_settle_unseen (MailStaged *staged, MailMailbox *mailbox, guint3
 char *mail_spool_path (MailChanges *changes, guint32 id, gboolean wire);
 int mail_spool_open (MailChanges *changes, guint32 id, gboolean create, GError **error);
 void mail_spool_remove (MailChanges *changes, guint32 id);
+/* As mail_body_sum_end has it; zeros when it cannot be read. */
+void mail_spool_body (MailChanges *changes, guint32 id, guint8 *digest_out);
 /* Whoever has the old file open keeps it; from now on the name is a copy. */
 gboolean mail_spool_separate (MailChanges *changes, guint32 id, GError **error);
 /* SAFETY 7: MAIL_ERROR_INVALID with the reason. */

@@ -183,6 +183,9 @@ done_to_replacement_locked (MailStaged *staged, gboolean keep, GError **error)
 {
   guint64 size = 0;
 
+  /* Before the row says that it is written anew: the message is on the server. */
+  if (!keep)
+    mail_staged_remove_spool_locked (staged);
   if (!staged->has_spool && keep
       && !mail_spool_from_cache (staged->changes, staged->id, staged->content_id, staged->uid,
                                  &size, error))

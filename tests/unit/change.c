@@ -715,7 +715,7 @@ static const struct
   gboolean replaces, good;
 } rewrites[] = {
   { "message-id", "Message-ID: <1@example.org>\r\n", MAIL_CAP_EXPUNGE_UID, 2, FALSE, TRUE },
-  { "date", "", MAIL_CAP_EXPUNGE_UID, 1, FALSE, TRUE },
+  { "body", "", MAIL_CAP_EXPUNGE_UID, 1, FALSE, TRUE },
   { "nothing-like-it", "", MAIL_CAP_EXPUNGE_UID, 2, FALSE, FALSE },
   { "uid", "", 0, 2, TRUE, TRUE },
 };

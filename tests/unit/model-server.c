@@ -503,9 +503,10 @@ add_rewritten (ModelMailbox *mailbox, GBytes *bytes, const MailAppendItem *item,
 
   g_byte_array_append (changed, (const guint8 *)"X-Scanned: yes\r\n", 16);
   g_byte_array_append (changed, g_bytes_get_data (bytes, NULL), (guint)g_bytes_get_size (bytes));
+  if (how == 2)
+    g_byte_array_append (changed, (const guint8 *)"no virus found\r\n", 16);
   g_autoptr (GBytes) stored = g_byte_array_free_to_bytes (changed);
-  return add_message (mailbox, stored, item->flags, item->keywords,
-                      item->internaldate + (how == 2 ? 3600 : 0));
+  return add_message (mailbox, stored, item->flags, item->keywords, item->internaldate);
 }
 
 static void

@@ -59,7 +59,7 @@ typedef struct
   const char
       *refuse_token; /* an append of a message with this text is refused, alone or among others */
   gboolean multiappend; /* and with it the whole batch */
-  guint rewrite; /* appended messages get a header line; 2: and another date */
+  guint rewrite; /* appended messages get a header line; 2: and a line at the end */
 } ModelServer;
 
 ModelServer *model_server_new (guint caps);
