@@ -635,6 +635,13 @@ user_drop (Sequence *s)
 
   if (file == NULL)
     return;
+  MailStagedInfo info;
+  mail_staged_info (file->staged, &info);
+  g_autoptr (MailMailbox) mailbox = info.state == MAIL_STAGED_DONE
+                                        ? mail_store_contents (s->harness->store, info.content_id)
+                                        : NULL;
+  if (mailbox != NULL)
+    will_drop_replacement (s, mailbox, info.uid);
   say (s, "drop tok%u", file->token);
   token_at (s, file->token)->may_go = TRUE;
   token_at (s, file->token)->handled = TRUE;
