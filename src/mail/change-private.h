@@ -346,7 +346,7 @@ void mail_effect_old (MailMailbox *mailbox, guint32 content_id, guint32 uid);
 void mail_effect_marks (MailMailbox *mailbox, guint32 content_id, guint32 uid, guint8 flags,
                         guint32 keywords);
 /* A message the server told us it has now: listed, named, and in the same step `staged` (or NULL)
- * is DONE. FALSE: the mailbox is not in memory or is another by now, it must be looked at first. */
+ * is DONE, unless it was removed or renamed a moment ago. FALSE: the mailbox is not in memory or is another by now, it must be looked at first. */
 gboolean mail_effect_insert (MailMailbox *mailbox, guint32 uidvalidity, const MailMessage *message,
                              const char *name, MailStaged *staged);
 void mail_effect_directory (MailMailbox *mailbox); /* its entries changed */

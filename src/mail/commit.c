@@ -307,6 +307,15 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
   guint32 hidden = take_place_of (staged, target, replaces_uid, &content_id);
 
   g_mutex_lock (&changes->lock);
+  if (staged->state == MAIL_STAGED_DONE)
+    {
+      /* The server was faster: now it is a message. */
+      g_mutex_unlock (&changes->lock);
+      if (hidden != 0)
+        mail_effect_unhide (target, content_id, hidden, FALSE);
+      rename_message (staged, target, area, name, replaces_uid, NULL, done, user_data);
+      return;
+    }
   if (staged->state == MAIL_STAGED_FAILED)
     {
       staged->state = MAIL_STAGED_LOCAL; /* tried once more */
@@ -611,6 +620,11 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
     }
   if (!mail_effect_insert (mailbox, uidvalidity, message, name, staged))
     return FALSE;
+  g_mutex_lock (&changes->lock);
+  gboolean done = staged->state == MAIL_STAGED_DONE;
+  g_mutex_unlock (&changes->lock);
+  if (!done) /* the user was faster: once more, as it is now */
+    return mail_staged_settle (staged, mailbox, uidvalidity, message);
   if (dirty)
     become_next (staged);
   else

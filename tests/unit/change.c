@@ -664,6 +664,68 @@ test_renamed_under_way (void)
   harness_free (harness);
 }
 
+/* In the moment in which the message is put into the listing, the user renames what it was. */
+static char *
+name_renaming (const char *name)
+{
+  Told told_rename = { 0 };
+
+  renaming->store->naming.message_name = NULL;
+  g_autoptr (MailMailbox) archive = get_mailbox (renaming, "Archive");
+  mail_staged_rename (renamed_file, archive, 0, "second", FALSE, 0, NULL, told, &told_rename);
+  g_assert_true (told_rename.called);
+  g_assert_no_error (told_rename.error);
+  return g_strdup (name);
+}
+
+/* In the moment of a rename, when the file in the way is dropped, the server's answer comes. */
+static void
+directory_answering (gpointer data, MailMailbox *mailbox)
+{
+  MailStoreEvents none = { 0 };
+
+  mail_store_set_events (renaming->store, &none, NULL);
+  settle (renaming);
+  g_assert_cmpint (renamed_file->state, ==, MAIL_STAGED_DONE);
+}
+
+/* A rename and the answer meet: whoever is first, the file is where it was renamed to. */
+static void
+test_renamed_answered (gconstpointer answer_first)
+{
+  static const MailStoreEvents answering = { .directory = directory_answering };
+  Harness *harness = start (0, 0);
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailMailbox) archive = open_mailbox (harness, "Archive");
+  g_autofree char *text = message_text ("new");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "first", text);
+  g_autoptr (MailStaged) other = write_file (harness, archive, "second", text);
+  Told done = { 0 }, then = { 0 };
+
+  renaming = harness;
+  renamed_file = staged;
+  mail_staged_commit (staged, FALSE, told, &done);
+  if (answer_first == NULL)
+    harness->store->naming.message_name = name_renaming;
+  else
+    {
+      mail_store_set_events (harness->store, &answering, NULL);
+      mail_staged_rename (staged, archive, 0, "second", FALSE, 0, other, told, &then);
+      wait_good (harness, &then);
+    }
+  wait_good (harness, &done);
+  settle (harness);
+  g_assert_cmpuint (model_count_in (harness->server, "INBOX", "text of new"), ==, 0);
+  g_assert_cmpuint (model_count_in (harness->server, "Archive", "text of new"), ==, 1);
+  g_assert_cmpuint (mail_mailbox_uid_of_name (archive, "second"), ==, 1);
+  g_assert_cmpuint (n_listed (inbox), ==, 0);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&archive, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  g_clear_pointer (&other, mail_staged_unref);
+  harness_free (harness);
+}
+
 /* Renamed over a message, then on to another mailbox, whose messages have the same numbers; and then
  * perhaps killed, when all that is known is in the journal. */
 static void
@@ -1113,6 +1175,8 @@ main (int argc, char **argv)
   g_test_add_func ("/change/temporary", test_temporary);
   g_test_add_func ("/change/interrupted", test_interrupted);
   g_test_add_func ("/change/renamed/under-way", test_renamed_under_way);
+  g_test_add_data_func ("/change/renamed/then-answered", NULL, test_renamed_answered);
+  g_test_add_data_func ("/change/renamed/when-answered", "", test_renamed_answered);
   g_test_add_data_func ("/change/renamed/twice", NULL, test_renamed_twice);
   g_test_add_data_func ("/change/renamed/twice-killed", "", test_renamed_twice);
   for (guint i = 0; i < 2 * G_N_ELEMENTS (servers); i++)
