@@ -174,7 +174,7 @@ mail_staged_commit (MailStaged *staged, gboolean wait, MailDoneFunc done, gpoint
     g_set_error (&error, MAIL_ERROR, MAIL_ERROR_INVALID, "%s", staged->error);
   else if (staged->state == MAIL_STAGED_LOCAL)
     intent = intent_locked (staged, wait);
-  else if (staged->state == MAIL_STAGED_QUEUED && staged->dirty)
+  else if (staged->state == MAIL_STAGED_QUEUED && staged->dirty && !staged->dropped)
     {
       /* What is on its way goes first. */
       MailChangeWaiter waiter = { done, user_data };

@@ -664,6 +664,33 @@ test_renamed_under_way (void)
   harness_free (harness);
 }
 
+/* Written again while it is on its way, removed, and closed only then: nobody waits for what will
+ * never come. */
+static void
+test_removed_then_closed (void)
+{
+  Harness *harness = start (0, 0);
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autofree char *text = message_text ("new");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "first", text);
+  Told first = { 0 }, removed = { 0 }, closed = { 0 };
+
+  mail_staged_commit (staged, FALSE, told, &first);
+  for (guint i = 0; i < 100 && !staged->change->running; i++)
+    turn_loop (harness, 1);
+  g_assert_true (mail_staged_write (staged, 0, text, strlen (text), NULL));
+  mail_staged_drop (staged, told, &removed);
+  mail_staged_commit (staged, FALSE, told, &closed);
+  wait_good (harness, &closed);
+  wait_good (harness, &removed);
+  settle (harness);
+  wait_good (harness, &first);
+  g_assert_cmpuint (n_listed (inbox), ==, 0);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+}
+
 /* In the moment in which the message is put into the listing, the user renames what it was. */
 static char *
 name_renaming (const char *name)
@@ -1175,6 +1202,7 @@ main (int argc, char **argv)
   g_test_add_func ("/change/temporary", test_temporary);
   g_test_add_func ("/change/interrupted", test_interrupted);
   g_test_add_func ("/change/renamed/under-way", test_renamed_under_way);
+  g_test_add_func ("/change/removed-then-closed", test_removed_then_closed);
   g_test_add_data_func ("/change/renamed/then-answered", NULL, test_renamed_answered);
   g_test_add_data_func ("/change/renamed/when-answered", "", test_renamed_answered);
   g_test_add_data_func ("/change/renamed/twice", NULL, test_renamed_twice);
