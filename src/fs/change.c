@@ -155,8 +155,8 @@ rename_message (Rename *rename, FsOp *op)
       if (maildir && rename->to.kind == FS_NODE_CUR)
         flag_by_name (rename, fs_change_ignore, NULL);
       mail_change_move (store, rename->from.mailbox, uid, rename->to.mailbox,
-                        fs_area (rename->to.kind), rename->new_name, replaces, rename->target.staged,
-                        fs_change_done, op);
+                        fs_area (rename->to.kind), rename->new_name, replaces,
+                        rename->target.staged, fs_change_done, op);
       /* The kernel takes the old inode along to the new name; there it is another. */
       fs_notify_entry (rename->server, rename->to.ino, rename->new_name);
       return;

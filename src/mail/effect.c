@@ -388,8 +388,7 @@ mail_effect_insert (MailMailbox *mailbox, guint32 uidvalidity, const MailMessage
       if (staged != NULL)
         {
           g_mutex_lock (&changes->lock);
-          if (!staged->dropped && staged->mailbox == mailbox
-              && g_strcmp0 (staged->name, name) == 0)
+          if (!staged->dropped && staged->mailbox == mailbox && g_strcmp0 (staged->name, name) == 0)
             mail_staged_done_locked (staged, step.content_id, uidvalidity, message->uid);
           g_mutex_unlock (&changes->lock);
         }

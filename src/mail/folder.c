@@ -368,8 +368,7 @@ deleted (const GError *error, gpointer data)
 }
 
 /* Everything has been looked at. */
-static void
-delete (gpointer data)
+static void delete (gpointer data)
 {
   Folder *folder = data;
   MailStore *store = folder->changes->store;

@@ -39,12 +39,14 @@ static const char schema[]
       "CREATE TABLE changes (id INTEGER PRIMARY KEY, kind INTEGER, step INTEGER, n_tries INTEGER,"
       " mailbox TEXT, uidvalidity INTEGER, uid INTEGER, target TEXT, bound INTEGER,"
       " target_uidvalidity INTEGER, new_uid INTEGER, staged INTEGER, replaces_content INTEGER,"
-      " replaces_uidvalidity INTEGER, replaces INTEGER, area INTEGER, name TEXT, add_flags INTEGER, remove_flags INTEGER,"
+      " replaces_uidvalidity INTEGER, replaces INTEGER, area INTEGER, name TEXT, add_flags "
+      "INTEGER, remove_flags INTEGER,"
       " add_keywords TEXT, remove_keywords TEXT);"
       "CREATE TABLE staged (id INTEGER PRIMARY KEY, state INTEGER, mailbox TEXT, area INTEGER,"
       " name TEXT, temporary INTEGER, mtime INTEGER, flags INTEGER, keywords TEXT, size INTEGER,"
       " wire_size INTEGER, digest BLOB, replaces_content INTEGER, replaces_uidvalidity INTEGER,"
-      " replaces INTEGER, in_place INTEGER, source TEXT, source_uidvalidity INTEGER, source_uid INTEGER,"
+      " replaces INTEGER, in_place INTEGER, source TEXT, source_uidvalidity INTEGER, source_uid "
+      "INTEGER,"
       " uidvalidity INTEGER, uid INTEGER, error TEXT, dirty INTEGER);"
       "COMMIT";
 

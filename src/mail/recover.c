@@ -200,8 +200,8 @@ retire_now (MailChanges *changes, const MailJournalStaged *row)
   if (row->in_place && mail_mailbox_find_gone (mailbox, row->replaces, &message)
       && !mail_mailbox_find (mailbox, row->replaces, &message))
     return; /* the user has moved or removed it meanwhile */
-  mail_change_remove_hidden (changes, mailbox, content_id, row->replaces_uidvalidity,
-                             row->replaces, NULL);
+  mail_change_remove_hidden (changes, mailbox, content_id, row->replaces_uidvalidity, row->replaces,
+                             NULL);
   hide_again (mailbox, content_id, row->replaces);
 }
 

@@ -10,7 +10,8 @@
 
 #include <string.h>
 
-/* Messages and changes of flags that one listing may report; a server that goes on and on is lying. */
+/* Messages and changes of flags that one listing may report; a server that goes on and on is lying.
+ */
 #define REPORTED_MAX (8u << 20)
 
 typedef struct
@@ -432,10 +433,9 @@ lose_unlisted (Merge *merge, guint n_exist)
   while (i < mailbox->messages->len && mailbox->messages->len > n_exist)
     {
       const MailMessage *message = &g_array_index (mailbox->messages, MailMessage, i);
-      gpointer number = mailbox->inserted != NULL
-                            ? g_hash_table_lookup (mailbox->inserted,
-                                                   GUINT_TO_POINTER (message->uid))
-                            : NULL;
+      gpointer number = mailbox->inserted != NULL ? g_hash_table_lookup (
+                            mailbox->inserted, GUINT_TO_POINTER (message->uid))
+                                                  : NULL;
 
       if (GPOINTER_TO_UINT (number) >= sync->number
           || g_array_binary_search (sync->messages, message, compare_uids, NULL))

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * libFuzzer target for changing mail: the input is a history (tests/unit/change-sequence.c): what the
- * user and other clients do, what goes wrong, and when the daemon is killed. Each promise is checked
- * at its end.
+ * libFuzzer target for changing mail: the input is a history (tests/unit/change-sequence.c): what
+ * the user and other clients do, what goes wrong, and when the daemon is killed. Each promise is
+ * checked at its end.
  */
 #include "../unit/change-sequence.h"
 #include "mailfs/log.h"

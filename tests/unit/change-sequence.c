@@ -47,10 +47,10 @@ typedef struct
   gboolean lying;
   GRand *rand;
 
-  GQueue jobs;    /* of the worker: MailJob */
-  GQueue batches; /* that the index has not been given yet: MailIndexBatch */
+  GQueue jobs;     /* of the worker: MailJob */
+  GQueue batches;  /* that the index has not been given yet: MailIndexBatch */
   gboolean ending; /* and now is, at once */
-  guint moments;  /* until the kill; 0: none */
+  guint moments;   /* until the kill; 0: none */
   Harness *killed;
   GArray *killed_tokens;
 } Sequence;
@@ -163,8 +163,7 @@ turn (gpointer data)
 
 /* --- what is known of each message ----------------------------------------------------------- */
 
-static void G_GNUC_PRINTF (2, 3)
-say (Sequence *s, const char *format, ...)
+static void G_GNUC_PRINTF (2, 3) say (Sequence *s, const char *format, ...)
 {
   va_list args;
 
@@ -610,8 +609,7 @@ user_rename (Sequence *s)
     return;
   MailStagedInfo info;
   mail_staged_info (file->staged, &info);
-  if (replaced == (int)file->token || info.replaces_uid != 0
-      || info.state == MAIL_STAGED_DROPPED)
+  if (replaced == (int)file->token || info.replaces_uid != 0 || info.state == MAIL_STAGED_DROPPED)
     return;
   say (s, "rename tok%u over tok%d (%u)%s", file->token, replaced, replaced_uid,
        temporary ? " temporary" : "");
@@ -886,11 +884,12 @@ burst_ends (Sequence *s)
 }
 
 static void (*const steps[]) (Sequence *) = {
-  user_flags,     user_remove,    user_move,    user_create,  user_replace,        user_rewrite,
-  user_commit,    user_rename,    user_drop,    user_forget,  user_copy,           user_placeholder,
-  user_folder,    others_deliver, others_flag,  add_fault,    others_expunge,      pass_time,
-  write_index,    look_again,     arm_kill,     unmount,      everything_answered, burst_ends,
-  user_move,      user_remove,    user_replace, pass_time,    arm_kill,            user_create,
+  user_flags,     user_remove,      user_move,           user_create,    user_replace,
+  user_rewrite,   user_commit,      user_rename,         user_drop,      user_forget,
+  user_copy,      user_placeholder, user_folder,         others_deliver, others_flag,
+  add_fault,      others_expunge,   pass_time,           write_index,    look_again,
+  arm_kill,       unmount,          everything_answered, burst_ends,     user_move,
+  user_remove,    user_replace,     pass_time,           arm_kill,       user_create,
   others_deliver, pass_time,
 };
 
@@ -929,8 +928,7 @@ count_model (Sequence *s, const ModelMailbox *mailbox, guint *n)
 
       g_assert_cmpint (token, >=, 0);
       g_assert_cmpint (token, <, (int)s->tokens->len);
-      n[token] += (message->flags & MAIL_FLAG_DELETED) == 0
-                  || token_at (s, (guint)token)->foreign;
+      n[token] += (message->flags & MAIL_FLAG_DELETED) == 0 || token_at (s, (guint)token)->foreign;
     }
 }
 

@@ -287,8 +287,7 @@ begin_changes (Harness *harness, Do what, Told *tolds, gboolean warm)
           mail_staged_commit (staged, FALSE, told, &tolds[i]);
           break;
         case DO_MOVE:
-          mail_change_move (harness->store, inbox, uid, archive, 0, name, 0, NULL, told,
-                            &tolds[i]);
+          mail_change_move (harness->store, inbox, uid, archive, 0, name, 0, NULL, told, &tolds[i]);
           break;
         case DO_REMOVE:
           mail_change_remove (harness->store, inbox, uid, told, &tolds[i]);
@@ -753,8 +752,8 @@ test_renamed_answered (gconstpointer answer_first)
   harness_free (harness);
 }
 
-/* Renamed over a message, then on to another mailbox, whose messages have the same numbers; and then
- * perhaps killed, when all that is known is in the journal. */
+/* Renamed over a message, then on to another mailbox, whose messages have the same numbers; and
+ * then perhaps killed, when all that is known is in the journal. */
 static void
 test_renamed_twice (gconstpointer killed)
 {
@@ -809,7 +808,8 @@ static const struct
   { "uid", "", 0, 2, TRUE, TRUE },
 };
 
-/* The server stores other bytes than it was given: the message is there once, and not sent again. */
+/* The server stores other bytes than it was given: the message is there once, and not sent again.
+ */
 static void
 test_rewritten (gconstpointer data)
 {
@@ -898,7 +898,8 @@ test_alike (void)
   harness_free (harness);
 }
 
-/* A message moved over a file that is being written: that one goes only when the move is accepted. */
+/* A message moved over a file that is being written: that one goes only when the move is accepted.
+ */
 static void
 test_moved_over (void)
 {
@@ -1026,8 +1027,8 @@ see_lie (Harness *harness, MailMailbox *inbox)
   g_assert_cmpuint (n_listed (inbox), ==, 0);
 }
 
-/* The index has it hidden, and no change that the journal knows of wants that: the daemon was killed
- * between the one and the other. */
+/* The index has it hidden, and no change that the journal knows of wants that: the daemon was
+ * killed between the one and the other. */
 static void
 see_hidden (Harness *harness, MailMailbox *inbox)
 {
@@ -1101,9 +1102,8 @@ test_replaced_killed (gconstpointer data)
 
   deliver (harness, "INBOX", "old");
   MailMailbox *inbox = open_mailbox (harness, "INBOX");
-  MailStaged *staged = in_place
-                           ? mail_stage_replacement (harness->store, inbox, 1, "old", NULL)
-                           : mail_stage_create (harness->store, inbox, 0, ".new", TRUE, NULL);
+  MailStaged *staged = in_place ? mail_stage_replacement (harness->store, inbox, 1, "old", NULL)
+                                : mail_stage_create (harness->store, inbox, 0, ".new", TRUE, NULL);
   g_assert_true (mail_staged_write (staged, 0, text, strlen (text), NULL));
   mail_index_flush (harness->store->index);
   to_clone = harness;
