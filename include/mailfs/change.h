@@ -16,6 +16,11 @@
 
 #include "mailfs/store.h"
 
+/* A file that is not (yet) a message of the server: being written, queued, or refused. Reference
+ * counted; the spool file and its journal row live until the server is known to hold the message,
+ * or the user removes it, whatever happens to the references. */
+typedef struct MailStaged MailStaged;
+
 /* --- messages that are there ----------------------------------------------------------------- */
 
 /* The message is to have exactly these flags and keywords (space-separated). The difference goes out
@@ -35,15 +40,11 @@ void mail_change_remove (MailStore *store, MailMailbox *mailbox, guint32 uid, Ma
 /* mv to another mailbox, named `name` there (NULL: by its UID; it is then not seen in target before
  * the server has answered). While the move is under way target lists a staged file of that name in
  * area, whose bytes are the message's (mail_staged_message). replaces: a message of target that had
- * that name is hidden at once and goes to the trash once the move is known to be done; 0: none. */
+ * that name is hidden at once and goes to the trash once the move is known to be done; 0: none. over: a staged file
+ * that had that name, dropped once the move is accepted; or NULL. */
 void mail_change_move (MailStore *store, MailMailbox *mailbox, guint32 uid, MailMailbox *target,
-                       guint area, const char *name, guint32 replaces, MailDoneFunc done,
-                       gpointer user_data);
-
-/* A file that is not (yet) a message of the server: being written, queued, or refused. Reference
- * counted; the spool file and its journal row live until the server is known to hold the message,
- * or the user removes it, whatever happens to the references. */
-typedef struct MailStaged MailStaged;
+                       guint area, const char *name, guint32 replaces, MailStaged *over,
+                       MailDoneFunc done, gpointer user_data);
 
 /* A message that readers still know by the place it was moved from: TRUE and where it is now, or, while
  * the move is under way, the staged file it is meanwhile. What is found is the caller's. */
@@ -92,6 +93,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (MailStaged, mail_staged_unref)
 
 /* By id: any state but DROPPED, as long as somebody may ask (DONE ones until the mount ends). */
 MailStaged *mail_stage_find (MailStore *store, guint32 id);
+/* The kernel has been given its inode: it is kept until mail_staged_forget. What only stood for a
+ * message on the move and nobody knows goes with the end of the move. */
+void mail_stage_known (MailStore *store, guint32 id);
 /* LOCAL and QUEUED ones in a mailbox: by name within area; and in order of id, above `id`. A QUEUED
  * one disappears from here in the same step in which its message appears in the listing: who looks
  * here first and at the messages afterwards never misses it. */
@@ -116,9 +120,10 @@ gboolean mail_staged_write (MailStaged *staged, guint64 offset, const void *data
                             GError **error);
 gboolean mail_staged_truncate (MailStaged *staged, guint64 size, GError **error);
 /* Date and flags it will be appended with. On a QUEUED one not sent yet they still count; on a DONE
- * one flags become mail_change_flags, a date is ignored. */
+ * one flags become mail_change_flags, a date is ignored. MAIL_ERROR_UNSUPPORTED: as there. */
 void mail_staged_set_mtime (MailStaged *staged, gint64 mtime);
-void mail_staged_set_flags (MailStaged *staged, guint8 flags, const char *keywords);
+gboolean mail_staged_set_flags (MailStaged *staged, guint8 flags, const char *keywords,
+                                GError **error);
 /* copy_file_range of a whole message onto an empty staged file: no bytes cross the wire; committed as
  * UID COPY, unless it is written to, or given a date or flags other than the source's, later: then it
  * becomes a normal one (its bytes are fetched first). MAIL_ERROR_INVALID: not empty. */

@@ -150,19 +150,20 @@ rename_message (Rename *rename, FsOp *op)
   guint32 replaces = rename->target.is_message ? rename->target.message.uid : 0;
   gboolean maildir = fs_is_maildir (rename->server);
 
-  if (rename->target.staged != NULL)
-    mail_staged_drop (rename->target.staged, fs_change_ignore, NULL);
   if (mail_mailbox_id (rename->from.mailbox) != mail_mailbox_id (rename->to.mailbox))
     {
       if (maildir && rename->to.kind == FS_NODE_CUR)
         flag_by_name (rename, fs_change_ignore, NULL);
       mail_change_move (store, rename->from.mailbox, uid, rename->to.mailbox,
-                        fs_area (rename->to.kind), rename->new_name, replaces, fs_change_done, op);
+                        fs_area (rename->to.kind), rename->new_name, replaces,
+                        rename->target.staged, fs_change_done, op);
       /* The kernel takes the old inode along to the new name; there it is another. */
       fs_notify_entry (rename->server, rename->to.ino, rename->new_name);
       return;
     }
   rename_here (rename);
+  if (rename->target.staged != NULL)
+    mail_staged_drop (rename->target.staged, fs_change_ignore, NULL);
   if (replaces != 0 && replaces != uid)
     mail_change_remove (store, rename->to.mailbox, replaces,
                         maildir ? fs_change_ignore : fs_change_done, maildir ? NULL : op);
@@ -348,10 +349,9 @@ set_flags (fuse_req_t req, fuse_ino_t ino, const char *value, size_t size)
     mail_change_flags (server->store, message, uid, flags, keywords, fs_change_done,
                        fs_change_begin (req, 0, 0));
   else
-    {
-      mail_staged_set_flags (node.staged, flags, keywords);
-      fuse_reply_err (req, 0);
-    }
+    fuse_reply_err (req, mail_staged_set_flags (node.staged, flags, keywords, &error)
+                             ? 0
+                             : mail_error_to_errno (error));
 }
 
 void

@@ -53,6 +53,7 @@ struct FsServer
   GHashTable *snapshots;       /* inode -> Snapshot; under lock */
   guint64 next_snapshot;       /* under lock */
   GHashTable *staged_lookups;  /* stage id -> the kernel's lookup count; under lock */
+  GHashTable *staged_writers;  /* stage id -> the thread that wrote last; under lock */
   GHashTable *streams; /* open directory -> GHashTable of staged names it has listed; under lock */
   guint64 next_stream; /* under lock */
   GHashTable *vacated; /* inodes (gint64) of messages that left their UID name; under lock */

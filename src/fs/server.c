@@ -63,6 +63,7 @@ fs_server_new (const MailConfig *config, MailStore *store, GError **error)
   server->busy_dirs = g_hash_table_new (NULL, NULL);
   g_queue_init (&server->waiting);
   server->staged_lookups = g_hash_table_new (NULL, NULL);
+  server->staged_writers = g_hash_table_new (NULL, NULL);
   server->vacated = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free, NULL);
   server->streams = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free,
                                            (GDestroyNotify)g_hash_table_unref);
@@ -207,6 +208,7 @@ fs_server_free (FsServer *server)
   fs_snapshots_free (server);
   g_clear_pointer (&server->busy_dirs, g_hash_table_unref);
   g_clear_pointer (&server->staged_lookups, g_hash_table_unref);
+  g_clear_pointer (&server->staged_writers, g_hash_table_unref);
   g_clear_pointer (&server->vacated, g_hash_table_unref);
   g_clear_pointer (&server->streams, g_hash_table_unref);
   g_clear_pointer (&server->seen_generation, g_hash_table_unref);

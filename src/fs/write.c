@@ -11,6 +11,52 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
+
+/* --- who writes ------------------------------------------------------------------------------ */
+
+static void
+note_writer (FsServer *server, MailStaged *staged, pid_t writer)
+{
+  MailStagedInfo info;
+
+  mail_staged_info (staged, &info);
+  g_mutex_lock (&server->lock);
+  g_hash_table_insert (server->staged_writers, GUINT_TO_POINTER (info.id),
+                       GINT_TO_POINTER (writer));
+  g_mutex_unlock (&server->lock);
+}
+
+static void
+forget_writer (FsServer *server, MailStaged *staged)
+{
+  MailStagedInfo info;
+
+  mail_staged_info (staged, &info);
+  g_mutex_lock (&server->lock);
+  g_hash_table_remove (server->staged_writers, GUINT_TO_POINTER (info.id));
+  g_mutex_unlock (&server->lock);
+}
+
+/* A FLUSH comes from everybody who closes the file, also who only read it. Whoever writes still
+ * lives and is another program: his own close, at the latest at his end, will be the commit. */
+static gboolean
+is_written_by_other (FsServer *server, MailStaged *staged, pid_t closer)
+{
+  MailStagedInfo info;
+  char same[64], alive[32];
+
+  mail_staged_info (staged, &info);
+  g_mutex_lock (&server->lock);
+  int writer = GPOINTER_TO_INT (
+      g_hash_table_lookup (server->staged_writers, GUINT_TO_POINTER (info.id)));
+  g_mutex_unlock (&server->lock);
+  if (writer == 0 || closer == 0 || writer == closer)
+    return FALSE;
+  g_snprintf (same, sizeof same, "/proc/%d/task/%d", (int)closer, writer);
+  g_snprintf (alive, sizeof alive, "/proc/%d", writer);
+  return access (same, F_OK) < 0 && access (alive, F_OK) == 0;
+}
 
 /* --- lookup counts of staged files ----------------------------------------------------------- */
 
@@ -22,6 +68,8 @@ fs_staged_remember (FsServer *server, guint32 id)
   g_hash_table_insert (server->staged_lookups, GUINT_TO_POINTER (id),
                        GUINT_TO_POINTER (GPOINTER_TO_UINT (count) + 1));
   g_mutex_unlock (&server->lock);
+  if (count == NULL)
+    mail_stage_known (server->store, id);
 }
 
 void
@@ -37,7 +85,10 @@ fs_staged_forget (FsServer *server, fuse_ino_t ino, guint64 n_lookups)
                                                                         (guint32)(ino >> 32), id);
 
       if (replacement != NULL)
-        mail_staged_forget (replacement);
+        {
+          forget_writer (server, replacement);
+          mail_staged_forget (replacement);
+        }
       return;
     }
   g_mutex_lock (&server->lock);
@@ -51,8 +102,10 @@ fs_staged_forget (FsServer *server, fuse_ino_t ino, guint64 n_lookups)
                          GUINT_TO_POINTER (count - n_lookups));
   g_mutex_unlock (&server->lock);
   g_autoptr (MailStaged) staged = last ? mail_stage_find (server->store, id) : NULL;
-  if (staged != NULL)
-    mail_staged_forget (staged);
+  if (staged == NULL)
+    return;
+  forget_writer (server, staged);
+  mail_staged_forget (staged);
 }
 
 fuse_ino_t
@@ -145,8 +198,8 @@ fs_staged_flags_from_name (MailStaged *staged, FsNodeKind kind, const char *name
   if (kind != FS_NODE_CUR)
     return;
   fs_names_parse_maildir_info (name, &flags, &forwarded, &has_info);
-  if (has_info)
-    mail_staged_set_flags (staged, flags, forwarded ? "$Forwarded" : NULL);
+  if (has_info && !mail_staged_set_flags (staged, flags, forwarded ? "$Forwarded" : NULL, NULL))
+    mail_staged_set_flags (staged, flags, NULL, NULL);
 }
 
 /* NULL: answered with an error. */
@@ -221,7 +274,10 @@ fs_write (fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t o
   else if (!mail_staged_write (staged, offset, data, size, &error))
     fuse_reply_err (req, mail_error_to_errno (error));
   else
-    fuse_reply_write (req, size);
+    {
+      note_writer (server, staged, fuse_req_ctx (req)->pid);
+      fuse_reply_write (req, size);
+    }
 }
 
 /* --- setattr --------------------------------------------------------------------------------- */
@@ -329,7 +385,8 @@ commit (fuse_req_t req, fuse_ino_t ino, gboolean wait)
     fs_notify_message (server, node.mailbox, node.uid);
   /* Whoever wrote what was refused has been told; readers of .mailfs/failed close without an error.
    */
-  if (staged != NULL && !wait && is_failed (staged))
+  if (staged != NULL && !wait
+      && (is_failed (staged) || is_written_by_other (server, staged, fuse_req_ctx (req)->pid)))
     fuse_reply_err (req, 0);
   else if (staged != NULL)
     mail_staged_commit (staged, wait, fs_change_done, fs_change_begin (req, 0, 0));

@@ -75,7 +75,8 @@ retire_replaced (MailChange *change)
   if (!visible && change->in_place)
     return; /* the user has moved or removed it meanwhile */
   /* In the journal before the index hears of it: a kill in between must not hide it for good. */
-  mail_change_remove_hidden (changes, mailbox, content_id, change->replaces_uidvalidity, uid);
+  mail_change_remove_hidden (changes, mailbox, content_id, change->replaces_uidvalidity, uid,
+                             change->staged);
   if (visible)
     mail_effect_hidden (mailbox, content_id, uid);
 }
@@ -429,7 +430,8 @@ found (GArray *wanted, const GError *error, gpointer data)
   for (guint i = 0; i < items->len; i++)
     {
       MailChange *change = items->pdata[i];
-      guint32 uid = g_array_index (wanted, MailWanted, i).uid;
+      const MailWanted *one = &g_array_index (wanted, MailWanted, i);
+      guint32 uid = one->uid;
       g_autofree char *path = mail_spool_path (batch->changes, change->staged->id, TRUE);
       int fd = -1;
 
@@ -440,7 +442,7 @@ found (GArray *wanted, const GError *error, gpointer data)
               g_free (path);
               path = mail_spool_path (batch->changes, change->staged->id, FALSE);
             }
-          fd = open (path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+          fd = one->changed ? -1 : open (path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
           if (fd >= 0 && (guint64)lseek (fd, 0, SEEK_END) != change->staged->wire_size)
             {
               close (fd);
@@ -455,11 +457,14 @@ found (GArray *wanted, const GError *error, gpointer data)
           if (fd >= 0)
             close (fd);
         }
-      else if (change->step == MAIL_STEP_STORED && change->lost)
+      else if (change->step == MAIL_STEP_STORED
+               && (change->lost || (one->others && one->message_id == NULL)))
         {
-          g_autoptr (GError) lost = g_error_new (
+          /* What cannot be told from what others deliver is not sent again. */
+          g_autoptr (GError) lost = g_error_new_literal (
               MAIL_ERROR, MAIL_ERROR_FAILED,
-              "the server accepted the message twice and has it not");
+              change->lost ? "the server accepted the message twice and has it not"
+                           : "the server accepted the message and has none that is like it");
 
           mail_batch_fail (batch, change, lost);
         }
@@ -490,8 +495,11 @@ find (MailBatch *batch)
 
       memcpy (one.digest, change->staged->digest, MAIL_DIGEST_SIZE);
       /* The server has said that it stored it, perhaps with a header of its own. */
-      if (change->step == MAIL_STEP_STORED)
+      one.stored = change->step == MAIL_STEP_STORED;
+      if (one.stored)
         one.message_id = mail_spool_message_id (batch->changes, change->staged->id);
+      if (one.stored && one.message_id == NULL)
+        mail_spool_body (batch->changes, change->staged->id, one.body);
       g_array_append_val (wanted, one);
     }
   mail_resolve (batch->mailbox, wanted, found, batch);

@@ -72,8 +72,7 @@ undo (MailChange *change, const GError *error)
       break;
     case MAIL_CHANGE_MOVE:
       mail_effect_unhide (mailbox, change->content_id, change->uid, TRUE);
-      if (change->target != NULL && change->replaces != 0)
-        mail_effect_unhide (change->target, change->replaces_content, change->replaces, TRUE);
+      mail_effect_show_again (mailbox->store, change->replaces_content, change->replaces);
       break;
     default:
       break;
@@ -105,8 +104,9 @@ mail_batch_succeed (MailBatch *batch, MailChange *change)
   finish (batch, change, NULL);
 }
 
-void
-mail_batch_fail (MailBatch *batch, MailChange *change, const GError *error)
+/* Whoever waits hears of it, or the next one who changes something there. */
+static void
+report (MailBatch *batch, const MailChange *change, const GError *error)
 {
   log_failure (change, error);
   /* Reported where the user looks for it: a copy where it was to be, a move at both ends. */
@@ -114,7 +114,20 @@ mail_batch_fail (MailBatch *batch, MailChange *change, const GError *error)
     mail_changes_defer (batch->changes, change->mailbox, error);
   if (change->waiters == NULL && change->target != NULL)
     mail_changes_defer (batch->changes, change->target, error);
+}
+
+void
+mail_batch_fail (MailBatch *batch, MailChange *change, const GError *error)
+{
+  report (batch, change, error);
   undo (change, error);
+  finish (batch, change, error);
+}
+
+void
+mail_batch_half_done (MailBatch *batch, MailChange *change, const GError *error)
+{
+  report (batch, change, error);
   finish (batch, change, error);
 }
 

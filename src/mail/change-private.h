@@ -67,6 +67,7 @@ struct MailChange
   guint32 bound, target_uidvalidity, new_uid;
   guint n_tries;
   gboolean lost, lost_before; /* the server said OK, and had nothing */
+  gboolean alike;             /* new_uid was found by size and date: it may be another's */
   guint8 sent_flags;          /* APPEND: with what it was sent */
   char *sent_keywords;
   guint batch_limit; /* a batch with it failed as a whole: smaller ones find out why; 0: none */
@@ -91,6 +92,7 @@ struct MailStaged
   gboolean listed;      /* is in the directory's tables */
   gboolean in_place;    /* stands for the message it replaces: that one is listed, not this */
   gboolean placeholder; /* of a move: no file, no row of its own */
+  gboolean known;       /* to the kernel */
   gboolean dirty;       /* written since it was committed */
   gboolean written;     /* bytes were given at all */
   gboolean has_spool;
@@ -102,6 +104,7 @@ struct MailStaged
   guint8 flags;
   char *keywords;
   guint32 replaces_content, replaces_uid, replaces_uidvalidity;
+  gboolean retired;    /* that one goes already, by a change of its own */
   MailMailbox *source; /* of a copy or move */
   char *source_name;
   guint32 source_content, source_uidvalidity, source_uid;
@@ -206,9 +209,10 @@ MailStaged *mail_change_placeholder (MailChanges *changes, MailChange *change,
 MailChange *mail_change_new (MailChanges *changes, MailChangeKind kind, MailMailbox *mailbox);
 void mail_change_free (MailChange *change);
 void mail_change_set_target (MailChange *change, MailMailbox *target);
-/* To the trash, or gone: a message that is hidden already. Nobody waits. */
+/* To the trash, or gone: a message that is hidden already. Nobody waits. instead: the file that took
+ * its place, which from now on is no longer the one to see to that, or NULL. */
 void mail_change_remove_hidden (MailChanges *changes, MailMailbox *mailbox, guint32 content_id,
-                                guint32 uidvalidity, guint32 uid);
+                                guint32 uidvalidity, guint32 uid, MailStaged *instead);
 void mail_change_journal_locked (MailChange *change); /* inside a journal transaction */
 /* Takes change, whose row is in the journal. done is called before it returns in a burst. */
 void mail_changes_add (MailChanges *changes, MailChange *change, gboolean wait, MailDoneFunc done,
@@ -249,6 +253,8 @@ void mail_changes_give_up_waiting (MailChanges *changes, const GError *error);
 /* What became of an item; net thread. fail: refused for good, undone. retry: it stays queued. */
 void mail_batch_succeed (MailBatch *batch, MailChange *change);
 void mail_batch_fail (MailBatch *batch, MailChange *change, const GError *error);
+/* Reported as fail is, and nothing is taken back: what was done stays done. */
+void mail_batch_half_done (MailBatch *batch, MailChange *change, const GError *error);
 void mail_batch_retry (MailBatch *batch, MailChange *change, const GError *error);
 /* fail or retry, as the error says. */
 void mail_batch_error (MailBatch *batch, MailChange *change, const GError *error);
@@ -282,7 +288,11 @@ typedef struct
   guint64 size;
   gint64 date;
   guint8 digest[MAIL_DIGEST_SIZE];
-  char *message_id; /* with by_bytes: what counts when the server changed the bytes; or NULL */
+  gboolean stored;  /* with by_bytes: the server said that it has it, perhaps with other bytes */
+  char *message_id; /* then what counts; or NULL, and the body does */
+  guint8 body[MAIL_DIGEST_SIZE];
+  gboolean changed; /* result: found, and its bytes are others */
+  gboolean others;  /* result: nothing was found, and yet something unknown has come since */
   guint32 uidvalidity,
       bound;   /* its UID is at least bound, while the mailbox has this UIDVALIDITY */
   guint32 uid; /* known: only this one is verified; result: what was found, 0: nothing */
@@ -299,10 +309,20 @@ typedef struct
   guint64 size;
   guint8 digest[MAIL_DIGEST_SIZE];
   char *message_id;
+  guint8 body[MAIL_DIGEST_SIZE]; /* of what follows the header, without CRs */
 } MailDigest;
 typedef void (*MailDigestsFunc) (GHashTable *digests, const GError *error, gpointer user_data);
 void mail_digest_messages (MailMailbox *mailbox, const MailUidSet *uids, MailDigestsFunc done,
                            gpointer user_data);
+/* Digest of a body that comes in pieces, with its header before it; an empty one gives zeros. */
+typedef struct
+{
+  GChecksum *sum;
+  guint newlines; /* in a row; two end the header */
+  gboolean any;
+} MailBodySum;
+void mail_body_sum_add (MailBodySum *body, const guint8 *data, gsize length);
+void mail_body_sum_end (MailBodySum *body, guint8 *digest_out); /* and ready for another */
 char *mail_message_id_of (const guint8 *head, gsize length); /* without brackets, or NULL */
 
 /* --- effect.c: what readers see. No lock held, unless _locked -----------------------------------
@@ -318,6 +338,8 @@ void mail_effect_hidden (MailMailbox *mailbox, guint32 content_id, guint32 uid);
 void mail_effect_hold (MailMailbox *mailbox, guint32 content_id, guint32 uid, gboolean answered);
 /* Visible again. */
 void mail_effect_unhide (MailMailbox *mailbox, guint32 content_id, guint32 uid, gboolean tell);
+/* The same, told, wherever these contents are now; uid 0: nothing. */
+void mail_effect_show_again (MailStore *store, guint32 content_id, guint32 uid);
 /* The flags of a message are to be shown anew after its pending changes differ; FALSE: not there.
  */
 gboolean mail_effect_flags (MailMailbox *mailbox, guint32 content_id, guint32 uid);
@@ -327,7 +349,7 @@ void mail_effect_old (MailMailbox *mailbox, guint32 content_id, guint32 uid);
 void mail_effect_marks (MailMailbox *mailbox, guint32 content_id, guint32 uid, guint8 flags,
                         guint32 keywords);
 /* A message the server told us it has now: listed, named, and in the same step `staged` (or NULL)
- * is DONE. FALSE: the mailbox is not in memory or is another by now, it must be looked at first. */
+ * is DONE, unless it was removed or renamed a moment ago. FALSE: the mailbox is not in memory or is another by now, it must be looked at first. */
 gboolean mail_effect_insert (MailMailbox *mailbox, guint32 uidvalidity, const MailMessage *message,
                              const char *name, MailStaged *staged);
 void mail_effect_directory (MailMailbox *mailbox); /* its entries changed */
@@ -344,6 +366,9 @@ void mail_pending_answer_locked (MailMailbox *mailbox, guint32 uid, guint64 chan
 /* Of flags as the server has them, what they will be. */
 gboolean mail_pending_show_locked (MailMailbox *mailbox, guint32 uid, guint8 *flags_out,
                                    guint32 *keywords_out);
+/* Whether these can be set where the mailbox's PERMANENTFLAGS are what they are. */
+gboolean mail_keywords_settable (MailMailbox *mailbox, guint8 flags, const char *keywords,
+                                 GError **error);
 char *mail_keywords_apply (const char *keywords, const char *add, const char *remove);
 void mail_keywords_difference (const char *old, const char *now, char **add_out, char **remove_out);
 gboolean mail_keywords_contains (const char *keywords, const char *keyword, gsize length);
@@ -366,6 +391,7 @@ void mail_stage_renamed (MailChanges *changes);
 void mail_staged_fail (MailStaged *staged, const char *reason);
 /* Who waits for a next version of it hears that none will come. No lock held. */
 void mail_staged_no_next (MailStaged *staged, const GError *error);
+void mail_stage_give_up_waiting (MailChanges *changes, const GError *error); /* all of them */
 /* Out of everything: tables, journal, spool. */
 void mail_staged_discard_locked (MailStaged *staged, MailStagedState state);
 void mail_staged_remove_spool_locked (MailStaged *staged);
@@ -391,6 +417,8 @@ void mail_staged_settle_unseen (MailStaged *staged, MailMailbox *mailbox, guint3
 char *mail_spool_path (MailChanges *changes, guint32 id, gboolean wire);
 int mail_spool_open (MailChanges *changes, guint32 id, gboolean create, GError **error);
 void mail_spool_remove (MailChanges *changes, guint32 id);
+/* As mail_body_sum_end has it; zeros when it cannot be read. */
+void mail_spool_body (MailChanges *changes, guint32 id, guint8 *digest_out);
 /* Whoever has the old file open keeps it; from now on the name is a copy. */
 gboolean mail_spool_separate (MailChanges *changes, guint32 id, GError **error);
 /* SAFETY 7: MAIL_ERROR_INVALID with the reason. */

@@ -130,10 +130,14 @@ mail_changes_stop_if_idle (MailChanges *changes)
   changes->ready = FALSE;
   mail_changes_sweep (changes);
   if (n > 0)
-    error = g_error_new (
-        MAIL_ERROR, MAIL_ERROR_UNREACHABLE,
-        "%u change%s not on the server yet; what is queued is sent at the next mount", n,
-        n == 1 ? " is" : "s are");
+    {
+      error = g_error_new (
+          MAIL_ERROR, MAIL_ERROR_UNREACHABLE,
+          "%u change%s not on the server yet; what is queued is sent at the next mount", n,
+          n == 1 ? " is" : "s are");
+      mail_changes_give_up_waiting (changes, error);
+      mail_stage_give_up_waiting (changes, error);
+    }
   done (error, changes->stopped_data);
 }
 
@@ -164,7 +168,8 @@ mail_changes_allowed (MailMailbox *mailbox, guint caps, const char *rights, GErr
       return FALSE;
     }
   g_mutex_lock (&mailbox->lock);
-  gboolean read_only = mailbox->server_read_only && (caps & MAIL_CAP_FOLDERS) == 0;
+  /* A mailbox may be removed and renamed whatever its messages are. */
+  gboolean read_only = mailbox->server_read_only && caps != MAIL_CAP_FOLDERS;
   gboolean denied = mailbox->rights != NULL && rights != NULL
                     && strpbrk (mailbox->rights, rights) == NULL;
   g_mutex_unlock (&mailbox->lock);
@@ -205,12 +210,19 @@ no_such_message (MailDoneFunc done, gpointer user_data)
   tell (done, user_data, error);
 }
 
+/* Together with the row of a file that is done, whose last duty passes to this change. */
 static gboolean
-journal (MailChanges *changes, MailChange *change, GError **error)
+journal (MailChanges *changes, MailChange *change, MailStaged *instead, GError **error)
 {
   g_mutex_lock (&changes->lock);
   mail_journal_begin (changes->journal);
   mail_change_journal_locked (change);
+  if (instead != NULL && instead->state == MAIL_STAGED_DONE
+      && instead->replaces_content == change->content_id && instead->replaces_uid == change->uid)
+    {
+      instead->retired = TRUE;
+      mail_staged_journal_locked (instead);
+    }
   gboolean good = mail_journal_commit (changes->journal, error);
   g_mutex_unlock (&changes->lock);
   mail_failpoint ("change-journaled");
@@ -220,11 +232,10 @@ journal (MailChanges *changes, MailChange *change, GError **error)
 /* --- flags
  * --------------------------------------------------------------------------------------------- */
 
-static gboolean
-can_keep (MailMailbox *mailbox, guint8 flags, const char *add, const char *remove)
+gboolean
+mail_keywords_settable (MailMailbox *mailbox, guint8 flags, const char *keywords, GError **error)
 {
-  g_autofree char *both = g_strconcat (add, " ", remove, NULL);
-  g_auto (GStrv) words = g_strsplit (both, " ", -1);
+  g_auto (GStrv) words = g_strsplit (keywords != NULL ? keywords : "", " ", -1);
   gboolean good;
 
   g_mutex_lock (&mailbox->lock);
@@ -233,6 +244,9 @@ can_keep (MailMailbox *mailbox, guint8 flags, const char *add, const char *remov
     good = words[i][0] == '\0'
            || mail_keywords_contains (mailbox->settable_keywords, words[i], strlen (words[i]));
   g_mutex_unlock (&mailbox->lock);
+  if (!good)
+    g_set_error (error, MAIL_ERROR, MAIL_ERROR_UNSUPPORTED,
+                 "the mailbox cannot keep one of these flags");
   return good;
 }
 
@@ -259,10 +273,9 @@ mail_change_flags (MailStore *store, MailMailbox *mailbox, guint32 uid, guint8 f
       tell (done, user_data, NULL);
       return;
     }
-  if (!can_keep (mailbox, plus | minus, add, remove))
+  g_autofree char *both = g_strconcat (add, " ", remove, NULL);
+  if (!mail_keywords_settable (mailbox, plus | minus, both, &error))
     {
-      error = g_error_new (MAIL_ERROR, MAIL_ERROR_UNSUPPORTED,
-                           "the mailbox cannot keep one of these flags");
       tell (done, user_data, error);
       return;
     }
@@ -272,7 +285,7 @@ mail_change_flags (MailStore *store, MailMailbox *mailbox, guint32 uid, guint8 f
   change->remove = minus;
   change->add_keywords = add[0] != '\0' ? g_steal_pointer (&add) : NULL;
   change->remove_keywords = remove[0] != '\0' ? g_steal_pointer (&remove) : NULL;
-  if (!journal (changes, change, &error))
+  if (!journal (changes, change, NULL, &error))
     {
       mail_change_free (change);
       tell (done, user_data, error);
@@ -360,7 +373,7 @@ mail_change_remove (MailStore *store, MailMailbox *mailbox, guint32 uid, MailDon
       no_such_message (done, user_data);
       return;
     }
-  if (!journal (changes, change, &error))
+  if (!journal (changes, change, NULL, &error))
     {
       mail_effect_unhide (mailbox, change->content_id, uid, FALSE);
       mail_change_free (change);
@@ -374,7 +387,7 @@ mail_change_remove (MailStore *store, MailMailbox *mailbox, guint32 uid, MailDon
 
 void
 mail_change_remove_hidden (MailChanges *changes, MailMailbox *mailbox, guint32 content_id,
-                           guint32 uidvalidity, guint32 uid)
+                           guint32 uidvalidity, guint32 uid, MailStaged *instead)
 {
   MailChange *change = mail_change_new (changes, MAIL_CHANGE_REMOVE, mailbox);
   g_autoptr (GError) error = NULL;
@@ -383,7 +396,7 @@ mail_change_remove_hidden (MailChanges *changes, MailMailbox *mailbox, guint32 c
   change->uidvalidity = uidvalidity;
   change->uid = uid;
   mail_effect_hold (mailbox, content_id, uid, FALSE);
-  if (!journal (changes, change, &error))
+  if (!journal (changes, change, instead, &error))
     mail_log_warning ("%s", error->message); /* it is sent all the same */
   mail_changes_add (changes, change, FALSE, NULL, NULL);
 }
@@ -422,14 +435,14 @@ mail_change_placeholder (MailChanges *changes, MailChange *change, const MailMes
 
 void
 mail_change_move (MailStore *store, MailMailbox *mailbox, guint32 uid, MailMailbox *target,
-                  guint area, const char *name, guint32 replaces, MailDoneFunc done,
-                  gpointer user_data)
+                  guint area, const char *name, guint32 replaces, MailStaged *over,
+                  MailDoneFunc done, gpointer user_data)
 {
   MailChanges *changes = store->changes;
   g_autoptr (GError) error = NULL;
   MailMessage message;
 
-  if (!may_change (mailbox, MAIL_CAP_FOLDERS, "tde", done, user_data)
+  if (!may_change (mailbox, MAIL_CAP_FOLDERS | MAIL_CAP_FLAGS, "tde", done, user_data)
       || !may_change (target, MAIL_CAP_FOLDERS | MAIL_CAP_APPEND, "i", done, user_data))
     return;
   MailChange *change = mail_change_new (changes, MAIL_CHANGE_MOVE, mailbox);
@@ -448,7 +461,7 @@ mail_change_move (MailStore *store, MailMailbox *mailbox, guint32 uid, MailMailb
       change->replaces_uidvalidity = mail_effect_uidvalidity (target);
     }
   change->staged = mail_change_placeholder (changes, change, &message, area, name);
-  if (!journal (changes, change, &error))
+  if (!journal (changes, change, NULL, &error))
     {
       mail_effect_unhide (mailbox, change->content_id, uid, FALSE);
       if (change->replaces != 0)
@@ -465,5 +478,7 @@ mail_change_move (MailStore *store, MailMailbox *mailbox, guint32 uid, MailMailb
   if (change->replaces != 0)
     mail_effect_hidden (target, change->replaces_content, change->replaces);
   mail_effect_directory (target);
+  if (over != NULL)
+    mail_staged_drop (over, NULL, NULL);
   mail_changes_add (changes, change, FALSE, done, user_data);
 }

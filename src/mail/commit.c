@@ -174,7 +174,7 @@ mail_staged_commit (MailStaged *staged, gboolean wait, MailDoneFunc done, gpoint
     g_set_error (&error, MAIL_ERROR, MAIL_ERROR_INVALID, "%s", staged->error);
   else if (staged->state == MAIL_STAGED_LOCAL)
     intent = intent_locked (staged, wait);
-  else if (staged->state == MAIL_STAGED_QUEUED && staged->dirty)
+  else if (staged->state == MAIL_STAGED_QUEUED && staged->dirty && !staged->dropped)
     {
       /* What is on its way goes first. */
       MailChangeWaiter waiter = { done, user_data };
@@ -242,7 +242,7 @@ unqueue_locked (MailStaged *staged)
 
 static void
 rename_message (MailStaged *staged, MailMailbox *target, guint area, const char *name,
-                guint32 replaces_uid, MailDoneFunc done, gpointer user_data)
+                guint32 replaces_uid, MailStaged *over, MailDoneFunc done, gpointer user_data)
 {
   MailStore *store = staged->changes->store;
   g_autoptr (MailMailbox) mailbox = mail_store_contents (store, staged->content_id);
@@ -256,11 +256,13 @@ rename_message (MailStaged *staged, MailMailbox *target, guint area, const char 
     }
   if (mailbox != target)
     {
-      mail_change_move (store, mailbox, staged->uid, target, area, name, replaces_uid, done,
+      mail_change_move (store, mailbox, staged->uid, target, area, name, replaces_uid, over, done,
                         user_data);
       return;
     }
   mail_change_name (store, mailbox, staged->uid, name);
+  if (over != NULL && over != staged)
+    mail_staged_drop (over, NULL, NULL);
   if (replaces_uid != 0)
     mail_change_remove (store, target, replaces_uid, done, user_data);
   else
@@ -292,7 +294,7 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
   mail_staged_info (staged, &info);
   if (info.state == MAIL_STAGED_DONE)
     {
-      rename_message (staged, target, area, name, replaces_uid, done, user_data);
+      rename_message (staged, target, area, name, replaces_uid, replaces, done, user_data);
       return;
     }
   if (!mail_changes_allowed (target, MAIL_CAP_APPEND, "i", &error))
@@ -305,6 +307,15 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
   guint32 hidden = take_place_of (staged, target, replaces_uid, &content_id);
 
   g_mutex_lock (&changes->lock);
+  if (staged->state == MAIL_STAGED_DONE)
+    {
+      /* The server was faster: now it is a message. */
+      g_mutex_unlock (&changes->lock);
+      if (hidden != 0)
+        mail_effect_unhide (target, content_id, hidden, FALSE);
+      rename_message (staged, target, area, name, replaces_uid, NULL, done, user_data);
+      return;
+    }
   if (staged->state == MAIL_STAGED_FAILED)
     {
       staged->state = MAIL_STAGED_LOCAL; /* tried once more */
@@ -316,6 +327,7 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
       staged->replaces_content = content_id;
       staged->replaces_uidvalidity = uidvalidity;
       staged->replaces_uid = hidden;
+      staged->retired = FALSE;
       if (staged->change != NULL && !staged->change->running)
         {
           staged->change->replaces_content = content_id;
@@ -342,7 +354,7 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
   if (hidden != 0)
     mail_effect_hidden (target, content_id, hidden);
   if (second != 0)
-    mail_change_remove_hidden (changes, target, content_id, uidvalidity, second);
+    mail_change_remove_hidden (changes, target, content_id, uidvalidity, second, NULL);
   if (old != NULL && old != target)
     mail_effect_directory (old);
   mail_effect_directory (target);
@@ -374,7 +386,7 @@ drop_unsent (MailStaged *staged)
       uidvalidity = change->uidvalidity;
       uid = change->uid;
     }
-  if (!staged->in_place)
+  if (!staged->in_place && !staged->retired)
     {
       old_content = staged->replaces_content;
       old_uidvalidity = staged->replaces_uidvalidity;
@@ -388,11 +400,11 @@ drop_unsent (MailStaged *staged)
   mail_journal_commit (changes->journal, NULL);
   g_mutex_unlock (&changes->lock);
   if (source != NULL)
-    mail_change_remove_hidden (changes, source, content_id, uidvalidity, uid);
+    mail_change_remove_hidden (changes, source, content_id, uidvalidity, uid, NULL);
   g_autoptr (MailMailbox) where = old != 0 ? mail_store_contents (changes->store, old_content)
                                            : NULL;
   if (where != NULL)
-    mail_change_remove_hidden (changes, where, old_content, old_uidvalidity, old);
+    mail_change_remove_hidden (changes, where, old_content, old_uidvalidity, old, NULL);
 }
 
 void
@@ -594,7 +606,7 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
           move_on (staged, mailbox, uidvalidity, message);
           return TRUE;
         }
-      mail_change_remove_hidden (changes, mailbox, content_id, uidvalidity, message->uid);
+      mail_change_remove_hidden (changes, mailbox, content_id, uidvalidity, message->uid, NULL);
       if (elsewhere)
         {
           mail_staged_unsent (staged); /* the next version goes where it is now */
@@ -608,6 +620,11 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
     }
   if (!mail_effect_insert (mailbox, uidvalidity, message, name, staged))
     return FALSE;
+  g_mutex_lock (&changes->lock);
+  gboolean done = staged->state == MAIL_STAGED_DONE;
+  g_mutex_unlock (&changes->lock);
+  if (!done) /* the user was faster: once more, as it is now */
+    return mail_staged_settle (staged, mailbox, uidvalidity, message);
   if (dirty)
     become_next (staged);
   else

@@ -186,6 +186,15 @@ mail_effect_unhide (MailMailbox *mailbox, guint32 content_id, guint32 uid, gbool
   tell (&step, TRUE);
 }
 
+void
+mail_effect_show_again (MailStore *store, guint32 content_id, guint32 uid)
+{
+  g_autoptr (MailMailbox) mailbox = uid != 0 ? mail_store_contents (store, content_id) : NULL;
+
+  if (mailbox != NULL)
+    mail_effect_unhide (mailbox, content_id, uid, TRUE);
+}
+
 /* --- flags and names ---------------------------------------------------------------------------
  */
 
@@ -387,7 +396,8 @@ mail_effect_insert (MailMailbox *mailbox, guint32 uidvalidity, const MailMessage
       if (staged != NULL)
         {
           g_mutex_lock (&changes->lock);
-          mail_staged_done_locked (staged, step.content_id, uidvalidity, message->uid);
+          if (!staged->dropped && staged->mailbox == mailbox && g_strcmp0 (staged->name, name) == 0)
+            mail_staged_done_locked (staged, step.content_id, uidvalidity, message->uid);
           g_mutex_unlock (&changes->lock);
         }
     }

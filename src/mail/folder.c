@@ -390,26 +390,32 @@ static void delete (gpointer data)
 static void
 looked_inside (const GError *error, gpointer data)
 {
-  Folder *folder = data;
-
   if (error != NULL)
-    folder_end (folder, error);
+    folder_end (data, error);
   else
-    relist (folder, delete);
+    delete (data);
 }
 
+/* The mailboxes have just been listed: one with others below may be one that cannot be opened. */
 static void
-look_inside (const GError *error, gpointer data)
+look_inside (gpointer data)
 {
   Folder *folder = data;
   MailMailbox *mailbox = folder->in_the_way != NULL ? folder->in_the_way : folder->mailbox;
 
-  if (error != NULL)
-    folder_end (folder, error);
-  else if (mail_mailbox_selectable (mailbox))
+  if (mail_mailbox_n_children (mailbox) == 0 && mail_mailbox_selectable (mailbox))
     mail_look (mailbox, looked_inside, folder);
   else
-    relist (folder, delete);
+    delete (folder);
+}
+
+static void
+list_below (const GError *error, gpointer data)
+{
+  if (error != NULL)
+    folder_end (data, error);
+  else
+    relist (data, look_inside);
 }
 
 void
@@ -424,7 +430,7 @@ mail_change_rmdir (MailStore *store, MailMailbox *mailbox, MailDoneFunc done, gp
   else if (mail_mailbox_n_children (mailbox) > 0)
     folder_fail (folder, MAIL_ERROR_NOT_EMPTY, "the mailbox is not empty");
   else
-    mail_store_drain (store, mailbox, look_inside, folder);
+    mail_store_drain (store, mailbox, list_below, folder);
 }
 
 /* --- renaming
@@ -473,7 +479,7 @@ drained (const GError *error, gpointer data)
   if (error != NULL)
     folder_end (folder, error);
   else if (folder->in_the_way != NULL)
-    look_inside (NULL, folder);
+    list_below (NULL, folder);
   else
     rename_now (folder);
 }

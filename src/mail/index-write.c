@@ -323,7 +323,8 @@ static gboolean
 apply_op (MailIndex *index, const MailIndexBatch *batch, const IndexOp *op)
 {
   IndexWriter *writer = &index->writer;
-  gpointer *texts = batch->texts->pdata + op->start;
+  /* For the others start counts something else. */
+  gpointer *texts = op->type >= INDEX_OP_NAME ? batch->texts->pdata + op->start : NULL;
 
   switch ((IndexOpType)op->type)
     {

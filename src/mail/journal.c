@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define APPLICATION_ID 0x6d6a6f75 /* "mjou" */
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 /* Ids are reserved in blocks, so that a file that is made does not cost two writes. */
 #define ID_BLOCK 256u
 
@@ -38,13 +38,15 @@ static const char schema[]
       "CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;"
       "CREATE TABLE changes (id INTEGER PRIMARY KEY, kind INTEGER, step INTEGER, n_tries INTEGER,"
       " mailbox TEXT, uidvalidity INTEGER, uid INTEGER, target TEXT, bound INTEGER,"
-      " target_uidvalidity INTEGER, new_uid INTEGER, staged INTEGER, replaces_uidvalidity INTEGER,"
-      " replaces INTEGER, area INTEGER, name TEXT, add_flags INTEGER, remove_flags INTEGER,"
+      " target_uidvalidity INTEGER, new_uid INTEGER, staged INTEGER, replaces_content INTEGER,"
+      " replaces_uidvalidity INTEGER, replaces INTEGER, area INTEGER, name TEXT, add_flags "
+      "INTEGER, remove_flags INTEGER,"
       " add_keywords TEXT, remove_keywords TEXT);"
       "CREATE TABLE staged (id INTEGER PRIMARY KEY, state INTEGER, mailbox TEXT, area INTEGER,"
       " name TEXT, temporary INTEGER, mtime INTEGER, flags INTEGER, keywords TEXT, size INTEGER,"
-      " wire_size INTEGER, digest BLOB, replaces_uidvalidity INTEGER, replaces INTEGER,"
-      " in_place INTEGER, source TEXT, source_uidvalidity INTEGER, source_uid INTEGER,"
+      " wire_size INTEGER, digest BLOB, replaces_content INTEGER, replaces_uidvalidity INTEGER,"
+      " replaces INTEGER, in_place INTEGER, source TEXT, source_uidvalidity INTEGER, source_uid "
+      "INTEGER,"
       " uidvalidity INTEGER, uid INTEGER, error TEXT, dirty INTEGER);"
       "COMMIT";
 
@@ -169,10 +171,10 @@ prepare (MailJournal *journal)
     const char *sql;
   } all[] = {
     { &journal->put_change, "INSERT OR REPLACE INTO changes VALUES "
-                            "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)" },
+                            "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)" },
     { &journal->remove_change, "DELETE FROM changes WHERE id=?" },
     { &journal->put_staged, "INSERT OR REPLACE INTO staged VALUES "
-                            "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)" },
+                            "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)" },
     { &journal->remove_staged, "DELETE FROM staged WHERE id=?" },
     { &journal->put_about, "INSERT OR REPLACE INTO about VALUES (?,?)" },
   };
@@ -347,6 +349,7 @@ mail_journal_put_change (MailJournal *journal, const MailJournalChange *row)
   sqlite3_bind_int64 (stmt, i++, row->target_uidvalidity);
   sqlite3_bind_int64 (stmt, i++, row->new_uid);
   sqlite3_bind_int64 (stmt, i++, row->staged);
+  sqlite3_bind_int64 (stmt, i++, row->replaces_content);
   sqlite3_bind_int64 (stmt, i++, row->replaces_uidvalidity);
   sqlite3_bind_int64 (stmt, i++, row->replaces);
   sqlite3_bind_int64 (stmt, i++, row->area);
@@ -383,6 +386,7 @@ mail_journal_put_staged (MailJournal *journal, const MailJournalStaged *row)
   sqlite3_bind_int64 (stmt, i++, (gint64)row->size);
   sqlite3_bind_int64 (stmt, i++, (gint64)row->wire_size);
   sqlite3_bind_blob (stmt, i++, row->digest, MAIL_DIGEST_SIZE, SQLITE_STATIC);
+  sqlite3_bind_int64 (stmt, i++, row->replaces_content);
   sqlite3_bind_int64 (stmt, i++, row->replaces_uidvalidity);
   sqlite3_bind_int64 (stmt, i++, row->replaces);
   sqlite3_bind_int64 (stmt, i++, row->in_place);
@@ -506,6 +510,7 @@ read_change (sqlite3_stmt *stmt)
   row->target_uidvalidity = column (stmt, i++);
   row->new_uid = column (stmt, i++);
   row->staged = column (stmt, i++);
+  row->replaces_content = column (stmt, i++);
   row->replaces_uidvalidity = column (stmt, i++);
   row->replaces = column (stmt, i++);
   row->area = column (stmt, i++);
@@ -538,6 +543,7 @@ read_staged (sqlite3_stmt *stmt)
   if (digest != NULL && sqlite3_column_bytes (stmt, i) == MAIL_DIGEST_SIZE)
     memcpy (row->digest, digest, MAIL_DIGEST_SIZE);
   i++;
+  row->replaces_content = column (stmt, i++);
   row->replaces_uidvalidity = column (stmt, i++);
   row->replaces = column (stmt, i++);
   row->in_place = column (stmt, i++) != 0;

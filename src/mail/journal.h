@@ -27,7 +27,7 @@ typedef struct
   guint32 target_uidvalidity;
   guint32 new_uid; /* of the copy, while the original is still to go */
   guint32 staged;  /* row of staged, or the id of a placeholder; 0: none */
-  guint32 replaces_uidvalidity, replaces;
+  guint32 replaces_content, replaces_uidvalidity, replaces; /* content: the index's number */
   guint32 area; /* with name: where the placeholder of a move stands */
   char *name;
   guint32 add, remove;
@@ -48,7 +48,7 @@ typedef struct
   guint64 size;
   guint64 wire_size; /* with digest: of what was sent */
   guint8 digest[MAIL_DIGEST_SIZE];
-  guint32 replaces_uidvalidity, replaces;
+  guint32 replaces_content, replaces_uidvalidity, replaces; /* 0: nothing is to go any more */
   gboolean in_place; /* stands for the message it replaces, not beside it */
   char *source;      /* a copy on the server */
   guint32 source_uidvalidity, source_uid;

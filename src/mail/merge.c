@@ -87,22 +87,6 @@ lose (Merge *merge, const MailMessage *old)
     }
 }
 
-/* It was removed here, and yet a listing begun after the answer has it, not even marked: the server
- * did not do it, or another client took it back. */
-static gboolean
-is_back (Merge *merge, const MailMessage *old, const MailMessage *said)
-{
-  GHashTable *hiding = merge->mailbox->hiding;
-  gpointer answered = NULL;
-
-  if ((old->local & MAIL_LOCAL_HIDDEN) == 0 || (said->flags & MAIL_FLAG_DELETED) != 0)
-    return FALSE;
-  if (hiding == NULL
-      || !g_hash_table_lookup_extended (hiding, GUINT_TO_POINTER (old->uid), NULL, &answered))
-    return TRUE;
-  return answered != NULL && GPOINTER_TO_UINT (answered) <= merge->sync->number;
-}
-
 /* What the server says of flags replaces ours, but for changes of ours that it has not answered
  * yet; size and date of a known message stay. A server that has no flags says nothing of them: then
  * ours, which a mail program may have set, stay too. */
@@ -115,22 +99,13 @@ update (Merge *merge, MailMessage *old, const MailMessage *said)
   guint32 keywords = said->keywords;
 
   MailMessage before = *old;
-  gboolean back = is_back (merge, old, said);
-  if (back)
-    {
-      old->local &= ~MAIL_LOCAL_HIDDEN;
-      merge->entries_changed = TRUE;
-    }
+
   if (merge->sync->remote_ids != NULL)
-    {
-      if (back)
-        add_event (merge, NULL, old);
-      return;
-    }
+    return;
   mail_pending_heard_locked (merge->mailbox, old->uid, merge->sync->number, &flags, &keywords);
   heard.flags = flags;
   heard.keywords = keywords;
-  if (!back && old->flags == news->flags && old->keywords == news->keywords
+  if (old->flags == news->flags && old->keywords == news->keywords
       && (news->modseq == 0 || old->modseq == news->modseq))
     return;
   if (old->flags != news->flags || old->keywords != news->keywords)
@@ -144,7 +119,7 @@ update (Merge *merge, MailMessage *old, const MailMessage *said)
     old->modseq = news->modseq;
   g_array_append_val (merge->changed, *old);
   if ((old->local & MAIL_LOCAL_HIDDEN) == 0)
-    add_event (merge, (before.local & MAIL_LOCAL_HIDDEN) == 0 ? &before : NULL, old);
+    add_event (merge, &before, old);
 }
 
 /* New to us. Perhaps not to a change of an earlier run that removes it. */
@@ -228,6 +203,41 @@ keep_inserted (Merge *merge)
     sort_unique (now);
 }
 
+/* Whether a change of ours that takes it away has not been answered yet, or was so after this
+ * listing had begun. */
+static gboolean
+is_held (const Merge *merge, guint32 uid)
+{
+  GHashTable *hiding = merge->mailbox->hiding;
+  gpointer answered = NULL;
+
+  return hiding != NULL
+         && g_hash_table_lookup_extended (hiding, GUINT_TO_POINTER (uid), NULL, &answered)
+         && (answered == NULL || GPOINTER_TO_UINT (answered) > merge->sync->number);
+}
+
+/* Removed here, and yet there is no word in a listing begun after the answer that it has gone or is
+ * marked: the server did not do it, another client took it back, or a kill came between our
+ * journal, which knows nothing of it any more, and the index. It is shown again. */
+static void
+bring_back (Merge *merge)
+{
+  GArray *messages = merge->mailbox->messages;
+
+  for (guint i = 0; i < messages->len; i++)
+    {
+      MailMessage *message = &g_array_index (messages, MailMessage, i);
+
+      if ((message->local & MAIL_LOCAL_HIDDEN) == 0 || (message->flags & MAIL_FLAG_DELETED) != 0
+          || is_held (merge, message->uid))
+        continue;
+      message->local &= ~MAIL_LOCAL_HIDDEN;
+      merge->entries_changed = TRUE;
+      add_event (merge, NULL, message);
+      g_array_append_val (merge->changed, *message);
+    }
+}
+
 static void
 prune (Merge *merge)
 {
@@ -292,11 +302,40 @@ is_gone (const MailSync *sync, guint32 uid)
          && !mail_uid_set_contains (sync->present, uid);
 }
 
+/* A listing of what has changed has every message that is new since the one before. One of these
+ * that we put there, and that another client took away before this one was begun, is nowhere in it:
+ * the server counts fewer than we know of. */
 static void
-merge_difference (Merge *merge)
+lose_unlisted (Merge *merge, guint n_exist)
+{
+  MailMailbox *mailbox = merge->mailbox;
+  const MailSync *sync = merge->sync;
+  guint i = mail_mailbox_lower_bound_locked (mailbox, MAX (sync->known.uidnext, 1u));
+
+  while (i < mailbox->messages->len && mailbox->messages->len > n_exist)
+    {
+      const MailMessage *message = &g_array_index (mailbox->messages, MailMessage, i);
+      gpointer number = mailbox->inserted != NULL ? g_hash_table_lookup (
+                            mailbox->inserted, GUINT_TO_POINTER (message->uid))
+                                                  : NULL;
+
+      if (GPOINTER_TO_UINT (number) >= sync->number
+          || g_array_binary_search (sync->messages, message, compare_uids, NULL))
+        {
+          i++;
+          continue;
+        }
+      lose (merge, message);
+      g_array_remove_index (mailbox->messages, i);
+    }
+}
+
+static void
+merge_difference (Merge *merge, guint n_exist)
 {
   MailSync *sync = merge->sync;
   MailMailbox *mailbox = merge->mailbox;
+  g_autoptr (GArray) arrived = g_array_new (FALSE, FALSE, sizeof (MailMessage));
   guint kept = 0;
 
   for (guint i = 0; i < sync->flags->len; i++)
@@ -322,7 +361,6 @@ merge_difference (Merge *merge)
       g_array_set_size (mailbox->messages, kept);
     }
 
-  kept = 0;
   for (guint i = 0; i < sync->messages->len; i++)
     {
       MailMessage *message = &g_array_index (sync->messages, MailMessage, i);
@@ -334,11 +372,12 @@ merge_difference (Merge *merge)
           continue;
         }
       arrive (merge, message);
-      g_array_index (sync->messages, MailMessage, kept++) = *message;
+      g_array_append_vals (arrived, message, 1);
     }
   /* Behind the others nearly always; a server that puts them between them makes us sort, once. */
-  g_array_append_vals (mailbox->messages, sync->messages->data, kept);
+  g_array_append_vals (mailbox->messages, arrived->data, arrived->len);
   sort_unique (mailbox->messages);
+  lose_unlisted (merge, n_exist);
 }
 
 /* Gives each remote id its UID: the old one, or the next. Names follow from the remote id. */
@@ -494,7 +533,9 @@ merge_locked (Merge *merge, const MailSyncResult *result)
   if (sync->complete)
     merge_complete (merge);
   else
-    merge_difference (merge);
+    merge_difference (merge, result->status.n_messages);
+  if (merge->changed != mailbox->messages)
+    bring_back (merge);
 
   prune (merge);
   remember_result (mailbox, result,

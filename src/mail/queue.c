@@ -82,6 +82,7 @@ mail_change_journal_locked (MailChange *change)
     .target_uidvalidity = change->target_uidvalidity,
     .new_uid = change->new_uid,
     .staged = staged != NULL ? staged->id : 0,
+    .replaces_content = change->replaces_content,
     .replaces_uidvalidity = change->replaces_uidvalidity,
     .replaces = change->replaces,
     .add = change->add,

@@ -164,17 +164,80 @@ fill_from_row (MailStaged *staged, const MailJournalStaged *row)
   staged->source_uidvalidity = row->source_uidvalidity;
   staged->source_uid = row->source_uid;
   staged->error = g_strdup (row->error);
-  staged->replaces_uidvalidity = row->replaces_uidvalidity;
-  staged->replaces_uid = row->replaces;
+}
+
+/* Where the message is whose place is taken: not always where the file is now. NULL: it is gone, or
+ * none is to go. */
+static MailMailbox *
+find_replaced (MailChanges *changes, guint32 content_id, guint32 uidvalidity, guint32 uid)
+{
+  g_autoptr (MailMailbox) mailbox = uid != 0 ? mail_store_contents (changes->store, content_id)
+                                             : NULL;
+
+  return mailbox != NULL && load_mailbox (mailbox) == uidvalidity ? g_steal_pointer (&mailbox)
+                                                                  : NULL;
+}
+
+static void
+hide_again (MailMailbox *mailbox, guint32 content_id, guint32 uid)
+{
+  mail_effect_hold (mailbox, content_id, uid, FALSE);
+  if (mail_effect_hide_now (mailbox, content_id, uid, NULL))
+    mail_effect_hidden (mailbox, content_id, uid);
+}
+
+/* The kill came before the message that it replaces was on its way to the trash. */
+static void
+retire_now (MailChanges *changes, const MailJournalStaged *row)
+{
+  guint32 content_id = row->replaces_content;
+  g_autoptr (MailMailbox) mailbox = find_replaced (changes, content_id, row->replaces_uidvalidity,
+                                                   row->replaces);
+  MailMessage message = { 0 };
+
+  if (mailbox == NULL)
+    return;
+  if (row->in_place && mail_mailbox_find_gone (mailbox, row->replaces, &message)
+      && !mail_mailbox_find (mailbox, row->replaces, &message))
+    return; /* the user has moved or removed it meanwhile */
+  mail_change_remove_hidden (changes, mailbox, content_id, row->replaces_uidvalidity, row->replaces,
+                             NULL);
+  hide_again (mailbox, content_id, row->replaces);
+}
+
+/* The index may not even have heard of the message: then the name waits for it. */
+static void
+name_again (MailMailbox *mailbox, guint32 uid, const char *file_name)
+{
+  MailStore *store = mailbox->store;
+  guint32 content_id = mail_mailbox_content_id (mailbox);
+  g_autofree char *name = store->naming.message_name != NULL
+                              ? store->naming.message_name (file_name)
+                              : g_strdup (file_name);
+
+  g_mutex_lock (&mailbox->lock);
+  gboolean there = mail_mailbox_get_locked (mailbox, uid) != NULL;
+  if (!there)
+    {
+      MailIndexBatch *batch = mail_index_batch_new ();
+
+      mail_mailbox_set_name_locked (mailbox, uid, name);
+      mail_index_batch_put_name (batch, content_id, uid, name);
+      mail_index_queue (store->index, batch);
+    }
+  g_mutex_unlock (&mailbox->lock);
+  if (there)
+    mail_effect_name (mailbox, content_id, uid, name);
 }
 
 /* It is on the server; the name it was given may not have reached the index. */
 static void
 restore_done (MailChanges *changes, MailMailbox *mailbox, const MailJournalStaged *row)
 {
+  retire_now (changes, row);
   if (mailbox != NULL && row->name != NULL && row->uid != 0
       && load_mailbox (mailbox) == row->uidvalidity)
-    mail_effect_name (mailbox, mail_mailbox_content_id (mailbox), row->uid, row->name);
+    name_again (mailbox, row->uid, row->name);
   mail_index_flush (changes->store->index);
   mail_journal_begin (changes->journal);
   mail_journal_remove_staged (changes->journal, row->id);
@@ -197,16 +260,13 @@ restore_local (MailStaged *staged)
     }
   else if (empty)
     {
-      g_autoptr (MailMailbox) mailbox = staged->mailbox != NULL ? mail_mailbox_ref (staged->mailbox)
-                                                                : NULL;
       guint32 hidden = staged->in_place ? 0 : staged->replaces_uid;
       guint32 content_id = staged->replaces_content;
 
       g_mutex_lock (&changes->lock);
       mail_staged_discard_locked (staged, MAIL_STAGED_DROPPED);
       g_mutex_unlock (&changes->lock);
-      if (mailbox != NULL && hidden != 0)
-        mail_effect_unhide (mailbox, content_id, hidden, TRUE);
+      mail_effect_show_again (changes->store, content_id, hidden);
     }
   else
     mail_staged_fail (staged, "the program that wrote it was interrupted");
@@ -232,23 +292,21 @@ restore_staged (MailChanges *changes, const MailJournalStaged *row, gboolean fin
   changes->spool_bytes += staged->has_spool ? staged->size : 0;
   mail_staged_place_locked (staged, mailbox, row->mailbox, row->area, row->name);
   g_mutex_unlock (&changes->lock);
-  if (mailbox != NULL && row->replaces != 0 && load_mailbox (mailbox) == row->replaces_uidvalidity)
+  g_autoptr (MailMailbox) replaced = find_replaced (changes, row->replaces_content,
+                                                    row->replaces_uidvalidity, row->replaces);
+  if (replaced != NULL)
     {
-      guint32 content_id = mail_mailbox_content_id (mailbox);
-
       g_mutex_lock (&changes->lock);
-      staged->replaces_content = content_id;
       if (row->in_place)
-        mail_staged_stand_for_locked (staged, content_id, row->replaces_uidvalidity, row->replaces);
+        mail_staged_stand_for_locked (staged, row->replaces_content, row->replaces_uidvalidity,
+                                      row->replaces);
+      staged->replaces_content = row->replaces_content;
+      staged->replaces_uidvalidity = row->replaces_uidvalidity;
+      staged->replaces_uid = row->replaces;
       g_mutex_unlock (&changes->lock);
       if (!row->in_place && row->state != MAIL_STAGED_FAILED)
-        mail_effect_hold (mailbox, content_id, row->replaces, FALSE);
-      if (!row->in_place && row->state != MAIL_STAGED_FAILED
-          && mail_effect_hide_now (mailbox, content_id, row->replaces, NULL))
-        mail_effect_hidden (mailbox, content_id, row->replaces);
+        hide_again (replaced, row->replaces_content, row->replaces);
     }
-  else
-    staged->replaces_uid = 0;
   if (staged->state == MAIL_STAGED_LOCAL)
     restore_local (staged);
   else if (staged->state == MAIL_STAGED_QUEUED && mailbox == NULL)
@@ -298,9 +356,14 @@ from_row (MailChanges *changes, const MailJournalChange *row, MailMailbox *mailb
   change->remove = row->remove;
   change->add_keywords = g_strdup (row->add_keywords);
   change->remove_keywords = g_strdup (row->remove_keywords);
-  change->replaces = row->replaces;
-  change->replaces_uidvalidity = row->replaces_uidvalidity;
-  change->replaces_content = mail_mailbox_content_id (target != NULL ? target : mailbox);
+  g_autoptr (MailMailbox) replaced = find_replaced (changes, row->replaces_content,
+                                                    row->replaces_uidvalidity, row->replaces);
+  if (replaced != NULL)
+    {
+      change->replaces = row->replaces;
+      change->replaces_uidvalidity = row->replaces_uidvalidity;
+      change->replaces_content = row->replaces_content;
+    }
   if (target != NULL)
     mail_change_set_target (change, target);
   return change;
@@ -322,16 +385,13 @@ show_again (MailChanges *changes, MailChange *change, const MailJournalChange *r
     }
   if (change->kind != MAIL_CHANGE_REMOVE && change->kind != MAIL_CHANGE_MOVE)
     return;
-  mail_effect_hold (mailbox, change->content_id, change->uid, FALSE);
-  if (mail_effect_hide_now (mailbox, change->content_id, change->uid, NULL))
-    mail_effect_hidden (mailbox, change->content_id, change->uid);
+  hide_again (mailbox, change->content_id, change->uid);
   if (change->kind != MAIL_CHANGE_MOVE)
     return;
-  if (change->replaces != 0)
-    mail_effect_hold (change->target, change->replaces_content, change->replaces, FALSE);
-  if (change->replaces != 0
-      && mail_effect_hide_now (change->target, change->replaces_content, change->replaces, NULL))
-    mail_effect_hidden (change->target, change->replaces_content, change->replaces);
+  g_autoptr (MailMailbox) replaced = find_replaced (changes, change->replaces_content,
+                                                    change->replaces_uidvalidity, change->replaces);
+  if (replaced != NULL)
+    hide_again (replaced, change->replaces_content, change->replaces);
   mail_mailbox_find_gone (mailbox, change->uid, &message);
   gboolean dropped = row->area == MAIL_AREA_DROPPED;
   change->staged = mail_change_placeholder (changes, change, &message, dropped ? 0 : row->area,
@@ -366,7 +426,10 @@ attach_file (MailChanges *changes, MailChange *change, guint32 id)
   guint32 source_content = 0;
   gboolean good = FALSE;
 
-  if (staged != NULL && staged->source_name != NULL)
+  /* What was to be sent has been written over, and who did so never came to its end. */
+  if (staged != NULL && staged->dirty && change->step == MAIL_STEP_NEW)
+    mail_staged_fail (staged, "the program that wrote it was interrupted");
+  else if (staged != NULL && staged->source_name != NULL)
     {
       source = find_source (changes, staged);
       if (source == NULL)

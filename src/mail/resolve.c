@@ -81,6 +81,44 @@ mail_look (MailMailbox *mailbox, MailDoneFunc done, gpointer user_data)
   ask (look);
 }
 
+/* --- digests of bodies
+ * --------------------------------------------------------------------------------- */
+
+void
+mail_body_sum_add (MailBodySum *body, const guint8 *data, gsize length)
+{
+  const guint8 *end = data + length;
+
+  if (body->sum == NULL)
+    body->sum = g_checksum_new (G_CHECKSUM_SHA256);
+  for (; data < end && body->newlines < 2; data++)
+    if (*data == '\n')
+      body->newlines++;
+    else if (*data != '\r')
+      body->newlines = 0;
+  while (data < end)
+    {
+      const guint8 *cr = memchr (data, '\r', (gsize)(end - data));
+      gsize n = (gsize)((cr != NULL ? cr : end) - data);
+
+      g_checksum_update (body->sum, data, (gssize)n);
+      body->any |= n > 0;
+      data += n + (cr != NULL);
+    }
+}
+
+void
+mail_body_sum_end (MailBodySum *body, guint8 *digest_out)
+{
+  gsize length = MAIL_DIGEST_SIZE;
+
+  memset (digest_out, 0, MAIL_DIGEST_SIZE);
+  if (body->any)
+    g_checksum_get_digest (body->sum, digest_out, &length);
+  g_clear_pointer (&body->sum, g_checksum_free);
+  memset (body, 0, sizeof *body);
+}
+
 /* --- digests of whole messages
  * ----------------------------------------------------------------------- */
 
@@ -93,6 +131,7 @@ typedef struct
   guint32 uid;
   GChecksum *sum;
   GByteArray *head;
+  MailBodySum body;
   guint64 offset;
 } Digesting;
 
@@ -107,11 +146,14 @@ digest_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *dat
       digesting->offset = 0;
       g_checksum_reset (digesting->sum);
       g_byte_array_set_size (digesting->head, 0);
+      guint8 unused[MAIL_DIGEST_SIZE];
+      mail_body_sum_end (&digesting->body, unused);
     }
   if (offset != digesting->offset)
     return; /* the size will not match */
   digesting->offset += length;
   g_checksum_update (digesting->sum, data, length);
+  mail_body_sum_add (&digesting->body, data, length);
   if (digesting->head->len < HEAD_KEPT)
     g_byte_array_append (digesting->head, data, MIN (length, HEAD_KEPT - digesting->head->len));
 }
@@ -128,6 +170,7 @@ digest_message (MailFetchSink *sink, guint32 uid, guint64 end, gboolean at_end, 
 
       digest->size = end;
       g_checksum_get_digest (digesting->sum, digest->digest, &length);
+      mail_body_sum_end (&digesting->body, digest->body);
       digest->message_id = mail_message_id_of (digesting->head->data, digesting->head->len);
       g_hash_table_insert (digesting->digests, GUINT_TO_POINTER (uid), digest);
     }
@@ -142,6 +185,7 @@ digest_done (MailFetchSink *sink, const GError *error)
   digesting->done (digesting->digests, error, digesting->user_data);
   g_hash_table_unref (digesting->digests);
   g_checksum_free (digesting->sum);
+  g_clear_pointer (&digesting->body.sum, g_checksum_free);
   g_byte_array_unref (digesting->head);
   g_free (digesting);
 }
@@ -241,9 +285,28 @@ same_bytes (const MailWanted *wanted, const MailDigest *digest)
          && memcmp (digest->digest, wanted->digest, MAIL_DIGEST_SIZE) == 0;
 }
 
+/* What counts first, and what when the server has changed the bytes: the UID it gave, the
+ * Message-ID, the body. */
+static gboolean
+is_like (const MailWanted *wanted, const MailMessage *message, const MailDigest *digest, guint pass)
+{
+  static const guint8 no_body[MAIL_DIGEST_SIZE];
+
+  if (pass == 0)
+    return same_bytes (wanted, digest);
+  if (!wanted->stored)
+    return FALSE;
+  if (wanted->uid != 0)
+    return message->uid == wanted->uid;
+  if (wanted->message_id != NULL)
+    return g_strcmp0 (wanted->message_id, digest->message_id) == 0;
+  return memcmp (wanted->body, digest->body, MAIL_DIGEST_SIZE) == 0
+         && memcmp (wanted->body, no_body, MAIL_DIGEST_SIZE) != 0;
+}
+
 /* The n-th message sent became the n-th that arrived: both in order. */
 static guint32
-match (Resolving *resolving, const MailWanted *wanted, GHashTable *digests)
+match (Resolving *resolving, MailWanted *wanted, GHashTable *digests)
 {
   const GArray *candidates = resolving->candidates;
 
@@ -255,10 +318,12 @@ match (Resolving *resolving, const MailWanted *wanted, GHashTable *digests)
 
         if (!may_be (wanted, message) || is_taken (resolving, message->uid) || digest == NULL)
           continue;
-        if (pass == 0 ? same_bytes (wanted, digest)
-                      : wanted->message_id != NULL
-                            && g_strcmp0 (wanted->message_id, digest->message_id) == 0)
-          return message->uid;
+        if (is_like (wanted, message, digest, pass))
+          {
+            wanted->changed = pass > 0;
+            return message->uid;
+          }
+        wanted->others = TRUE;
       }
   return 0;
 }

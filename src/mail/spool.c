@@ -206,6 +206,25 @@ mail_spool_message_id (MailChanges *changes, guint32 id)
   return n > 0 ? mail_message_id_of (head, n) : NULL;
 }
 
+void
+mail_spool_body (MailChanges *changes, guint32 id, guint8 *digest_out)
+{
+  g_autofree guint8 *buffer = g_malloc (PIECE);
+  int fd = mail_spool_open (changes, id, FALSE, NULL);
+  MailBodySum body = { 0 };
+  guint64 offset = 0;
+  gssize n;
+
+  while (fd >= 0 && (n = read_at (fd, offset, buffer, PIECE, NULL)) > 0)
+    {
+      mail_body_sum_add (&body, buffer, (gsize)n);
+      offset += (guint64)n;
+    }
+  if (fd >= 0)
+    close (fd);
+  mail_body_sum_end (&body, digest_out);
+}
+
 /* Appends with a CR before each bare LF; last is the byte before data. */
 static void
 append_crlf (GByteArray *out, const guint8 *data, gsize length, guint8 last)

@@ -183,6 +183,9 @@ done_to_replacement_locked (MailStaged *staged, gboolean keep, GError **error)
 {
   guint64 size = 0;
 
+  /* Before the row says that it is written anew: the message is on the server. */
+  if (!keep)
+    mail_staged_remove_spool_locked (staged);
   if (!staged->has_spool && keep
       && !mail_spool_from_cache (staged->changes, staged->id, staged->content_id, staged->uid,
                                  &size, error))
@@ -369,12 +372,15 @@ mail_staged_set_mtime (MailStaged *staged, gint64 mtime)
   g_mutex_unlock (&staged->changes->lock);
 }
 
-void
-mail_staged_set_flags (MailStaged *staged, guint8 flags, const char *keywords)
+gboolean
+mail_staged_set_flags (MailStaged *staged, guint8 flags, const char *keywords, GError **error)
 {
   MailChanges *changes = staged->changes;
+  g_autoptr (MailMailbox) where = mail_staged_mailbox (staged);
   guint32 done_content = 0, done_uid = 0;
 
+  if (where != NULL && !mail_keywords_settable (where, flags, keywords, error))
+    return FALSE;
   g_mutex_lock (&changes->lock);
   if (staged->state == MAIL_STAGED_DONE)
     {
@@ -388,11 +394,12 @@ mail_staged_set_flags (MailStaged *staged, guint8 flags, const char *keywords)
   if (staged->state == MAIL_STAGED_QUEUED)
     rewrite_row_locked (staged);
   g_mutex_unlock (&changes->lock);
-  if (done_content == 0)
-    return;
-  g_autoptr (MailMailbox) mailbox = mail_store_contents (changes->store, done_content);
+  g_autoptr (MailMailbox) mailbox = done_content != 0
+                                        ? mail_store_contents (changes->store, done_content)
+                                        : NULL;
   if (mailbox != NULL)
     mail_change_flags (changes->store, mailbox, done_uid, flags, keywords, NULL, NULL);
+  return TRUE;
 }
 
 gboolean

@@ -188,6 +188,7 @@ mail_staged_stand_for_locked (MailStaged *staged, guint32 content_id, guint32 ui
   staged->replaces_content = content_id;
   staged->replaces_uidvalidity = uidvalidity;
   staged->replaces_uid = uid;
+  staged->retired = FALSE;
   staged->in_place = uid != 0;
   if (uid == 0)
     return;
@@ -213,8 +214,9 @@ mail_staged_journal_locked (MailStaged *staged)
     .keywords = staged->keywords,
     .size = staged->size,
     .wire_size = staged->wire_size,
+    .replaces_content = staged->replaces_content,
     .replaces_uidvalidity = staged->replaces_uidvalidity,
-    .replaces = staged->replaces_uid,
+    .replaces = staged->retired ? 0 : staged->replaces_uid,
     .in_place = staged->in_place,
     .source = staged->source_name,
     .source_uidvalidity = staged->source_uidvalidity,
@@ -284,7 +286,7 @@ mail_staged_fail (MailStaged *staged, const char *reason)
   mail_staged_list_locked (staged, FALSE);
   if (staged->mailbox != NULL)
     mailbox = mail_mailbox_ref (staged->mailbox);
-  if (!staged->in_place && staged->replaces_uid != 0)
+  if (!staged->in_place && !staged->retired && staged->replaces_uid != 0)
     {
       hidden_content = staged->replaces_content;
       hidden = staged->replaces_uid;
@@ -309,9 +311,8 @@ mail_staged_fail (MailStaged *staged, const char *reason)
                         staged->name != NULL ? staged->name : "a file", staged->error);
     }
   g_mutex_unlock (&changes->lock);
-  if (mailbox != NULL && hidden != 0)
-    mail_effect_unhide (mailbox, hidden_content, hidden, TRUE);
-  else if (mailbox != NULL)
+  mail_effect_show_again (changes->store, hidden_content, hidden);
+  if (mailbox != NULL)
     mail_effect_directory (mailbox);
 
   g_autoptr (GError) error = g_error_new (MAIL_ERROR, MAIL_ERROR_FAILED, "%s", reason);
@@ -346,6 +347,8 @@ mail_staged_done_locked (MailStaged *staged, guint32 content_id, guint32 uidvali
   staged->uidvalidity = uidvalidity;
   staged->uid = uid;
   staged->change = NULL;
+  if (staged->placeholder && !staged->known)
+    g_hash_table_remove (changes->staged, GUINT_TO_POINTER (staged->id));
   /* The row stays until the index knows the name: a kill in between must not lose it. */
   if (staged->placeholder)
     return;
@@ -373,6 +376,16 @@ mail_stage_find (MailStore *store, guint32 id)
   g_mutex_lock (&store->changes->lock);
   return found (store->changes,
                 g_hash_table_lookup (store->changes->staged, GUINT_TO_POINTER (id)));
+}
+
+void
+mail_stage_known (MailStore *store, guint32 id)
+{
+  g_mutex_lock (&store->changes->lock);
+  MailStaged *staged = g_hash_table_lookup (store->changes->staged, GUINT_TO_POINTER (id));
+  if (staged != NULL)
+    staged->known = TRUE;
+  g_mutex_unlock (&store->changes->lock);
 }
 
 MailStaged *
@@ -441,7 +454,8 @@ mail_stage_next_failed (MailStore *store, guint32 id)
   return found (store->changes, next);
 }
 
-/* What stands in the target of the move that this message is on. */
+/* What stands in the target of the move that this message is on. Of moves only those under way are
+ * in the table, and those whose inode the kernel knows. */
 static MailStaged *
 find_moving (MailChanges *changes, guint32 content_id, guint32 uid)
 {
@@ -573,10 +587,11 @@ mail_staged_message (MailStaged *staged, guint32 *uid_out)
   return done_content != 0 ? mail_store_contents (changes->store, done_content) : mailbox;
 }
 
-void
-mail_stage_renamed (MailChanges *changes)
+/* References to all there are. */
+static GPtrArray *
+get_all (MailChanges *changes)
 {
-  g_autoptr (GPtrArray) all = g_ptr_array_new_with_free_func ((GDestroyNotify)mail_staged_unref);
+  GPtrArray *all = g_ptr_array_new_with_free_func ((GDestroyNotify)mail_staged_unref);
   GHashTableIter iter;
   gpointer value;
 
@@ -585,6 +600,23 @@ mail_stage_renamed (MailChanges *changes)
   while (g_hash_table_iter_next (&iter, NULL, &value))
     g_ptr_array_add (all, mail_staged_ref (value));
   g_mutex_unlock (&changes->lock);
+  return all;
+}
+
+void
+mail_stage_give_up_waiting (MailChanges *changes, const GError *error)
+{
+  g_autoptr (GPtrArray) all = get_all (changes);
+
+  for (guint i = 0; i < all->len; i++)
+    mail_staged_no_next (all->pdata[i], error);
+}
+
+void
+mail_stage_renamed (MailChanges *changes)
+{
+  g_autoptr (GPtrArray) all = get_all (changes);
+
   for (guint i = 0; i < all->len; i++)
     {
       MailStaged *staged = all->pdata[i];

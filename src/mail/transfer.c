@@ -72,9 +72,9 @@ mail_changes_moved (MailStore *store, guint32 content_id, guint32 *uid)
   return new_content != 0 ? mail_store_contents (store, new_content) : NULL;
 }
 
-/* The server has it as `uid` of the target. */
+/* The server has it as `uid` of the target; copy: and where it was. */
 static void
-arrive (MailBatch *batch, MailChange *change, guint32 uidvalidity, guint32 uid)
+arrive (MailBatch *batch, MailChange *change, gboolean copy, guint32 uidvalidity, guint32 uid)
 {
   MailStore *store = batch->changes->store;
   MailMailbox *target = batch->target;
@@ -89,9 +89,10 @@ arrive (MailBatch *batch, MailChange *change, guint32 uidvalidity, guint32 uid)
   g_autoptr (MailStaged) staged = change->staged != NULL ? mail_staged_ref (change->staged) : NULL;
   guint32 new_content = mail_mailbox_content_id (target);
   guint32 known = mail_effect_uidvalidity (target);
-  if (known == uidvalidity || known == 0) /* it was never listed, or was made for this */
+  /* It was never listed, or was made for this. Bytes go along only where it is surely the same. */
+  if (!change->alike && (known == uidvalidity || known == 0))
     {
-      if (is_copy (batch))
+      if (copy)
         mail_cache_copy (store->cache, change->content_id, change->uid, new_content, uid);
       else
         {
@@ -157,7 +158,7 @@ set_step (MailBatch *batch, MailChange *change, MailChangeStep step, guint32 new
 static void
 complete (MailBatch *batch, MailChange *change, guint32 uidvalidity, guint32 uid)
 {
-  arrive (batch, change, uidvalidity, uid);
+  arrive (batch, change, is_copy (batch), uidvalidity, uid);
   if (change->replaces != 0)
     mail_change_settled (change);
   mail_batch_succeed (batch, change);
@@ -166,20 +167,36 @@ complete (MailBatch *batch, MailChange *change, guint32 uidvalidity, guint32 uid
 /* --- without MOVE: the original goes
  * ---------------------------------------------------------------------- */
 
+/* The server keeps the original: the message is in both places, and that is what is shown and said.
+ * The copy is not taken back: who knows whether the original is not marked by now. */
+static void
+keep_both (MailBatch *batch, MailChange *change, const GError *error)
+{
+  g_autoptr (GError) both = g_error_new (error->domain, error->code,
+                                         "copied to %s, but the original could not be removed: %s",
+                                         batch->target_name, error->message);
+
+  arrive (batch, change, TRUE, change->target_uidvalidity, change->new_uid);
+  if (change->replaces != 0)
+    mail_change_settled (change);
+  mail_effect_unhide (change->mailbox, change->content_id, change->uid, TRUE);
+  mail_index_flush (batch->changes->store->index);
+  mail_batch_half_done (batch, change, both);
+}
+
 static void
 originals_removed (const GError *error, gpointer data)
 {
   MailBatch *batch = data;
 
   mail_failpoint ("copy-removed");
-  if (error != NULL)
+  if (error != NULL && mail_store_is_network_error (error))
     {
-      if (!mail_store_is_network_error (error))
-        mail_log_warning ("%s: copied to %s, but the originals could not be removed: %s",
-                          batch->mailbox_name, batch->target_name, error->message);
       all_error (batch, error);
       return;
     }
+  while (error != NULL && batch->items->len > 0)
+    keep_both (batch, batch->items->pdata[0], error);
   while (batch->items->len > 0)
     {
       MailChange *change = batch->items->pdata[0];
@@ -408,6 +425,7 @@ found (GArray *wanted, const GError *error, gpointer data)
       gboolean there = still_there (batch, change->uid);
 
       change->target_uidvalidity = uidvalidity;
+      change->alike = !g_array_index (wanted, MailWanted, i).by_bytes;
       if (uid != 0 && there && !is_copy (batch))
         set_step (batch, change, MAIL_STEP_COPIED, uid); /* the copy is there: the original goes */
       else if (uid != 0)

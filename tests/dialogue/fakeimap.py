@@ -344,7 +344,7 @@ class Session:
             self.line(f"{tag} NO [NONEXISTENT] no such mailbox")
             return
         self.line("* FLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft)")
-        self.line("* OK [PERMANENTFLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft \\*)] ok")
+        self.line(f"* OK [PERMANENTFLAGS ({self.server.permanent})] ok")
         self.line(f"* {len(box.messages)} EXISTS")
         self.line("* 0 RECENT")
         if box.uidvalidity is not None:
@@ -491,6 +491,7 @@ class FakeServer:
         self.script = None
         self.announce = True
         self.send_uidnext = True
+        self.permanent = "\\Answered \\Flagged \\Deleted \\Seen \\Draft \\*"
         self.lock = threading.Lock()
         self.stopping = threading.Event()
         self.silent = set()

@@ -48,10 +48,7 @@ POINTS = (
     [(op, p, n) for op in ("append", "by temporary name") for p in APPEND for n in (1,)] +
     [("append two", p, 2) for p in APPEND] +
     [(op, p, 1) for op in ("replace", "replace by rename")
-     for p in APPEND + ["change-journaled", "move-sent", "move-answered"]] +
-    # Known: after this one the replaced message stays beside the new one (nothing is lost).
-    [pytest.param(op, "replace-stored", 1, marks=pytest.mark.xfail(strict=True, reason="stays"))
-     for op in ("replace", "replace by rename")] +
+     for p in APPEND + ["replace-stored", "change-journaled", "move-sent", "move-answered"]] +
     [(op, p, 1) for op in ("move", "remove") for p in ("change-journaled", "move-sent",
                                                        "move-answered")] +
     [(op, p, 2) for op in ("move many", "remove many") for p in ("change-journaled", "move-sent",
@@ -152,7 +149,7 @@ def final(op, point, where, kept):
 
 
 @pytest.mark.parametrize("op,point,count", POINTS,
-                         ids=["{}-{}-{}".format(*getattr(p, "values", p)) for p in POINTS])
+                         ids=[f"{o}-{p}-{n}" for o, p, n in POINTS])
 def test_killed(mount, dovecot, user, work, op, point, count):
     prepare(dovecot, user)
     account = Account(dovecot, user, mount(user))

@@ -70,6 +70,35 @@ def test_ways(account, letter, script, date):
     assert account.failed() == {} and account.queue() == []
 
 
+@pytest.mark.parametrize("name", ["new.eml", "old.eml"])
+def test_read_half_written(account, letter, name):
+    """Somebody reads and closes what another program is still writing: that is no commit."""
+    whole = letter.read_bytes()
+    if name == "old.eml":
+        os.rename(account.path(1), account.inbox / name)
+    with open(account.inbox / name, "wb", buffering=0) as writer:
+        writer.write(whole[:len(whole) // 2])
+        sh(f"cat {name} > /dev/null; wc -c {name}; tail -n 1 {name}", account.inbox)
+        account.sync()
+        assert [m.sha256 for m in account.see().values()] == [sha(mail("old"))]
+        assert account.failed() == {} and account.queue() == []
+        writer.write(whole[len(whole) // 2:])
+    assert (account.inbox / name).read_bytes() == whole
+    account.sync()
+    kept = [sha(mail("old"))] if name == "new.eml" else []
+    assert sorted(m.sha256 for m in account.see().values()) == sorted(kept + [sha(whole)])
+    assert account.failed() == {}
+
+
+def test_written_by_a_child(account, letter):
+    """Written by a program that ends, closed by its parent, whose turn it never was to write."""
+    sh(f"exec 3> new.eml; head -n 20 {letter} >&3; tail -n +21 {letter} >&3; exec 3>&-",
+       account.inbox)
+    account.sync()
+    seen = sorted(m.sha256 for m in account.see().values())
+    assert seen == sorted([sha(mail("old")), sha(letter.read_bytes())])
+
+
 def test_line_ends(account):
     """Bare LF becomes CRLF on the way out; a message is read back as it was written or as it is."""
     text = mail("unix", 20).replace(b"\r\n", b"\n")

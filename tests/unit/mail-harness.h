@@ -20,6 +20,8 @@ typedef struct
   MailStore *store; /* while open */
   gboolean eol_lf, sync;
   const char *trash, *root;
+  gboolean (*turn) (gpointer turn_data); /* how the loop is turned once; NULL: just so */
+  gpointer turn_data;
 } Harness;
 
 /* What a done was told. */
@@ -45,6 +47,7 @@ void wait_told (Harness *harness, Told *told);
 void wait_good (Harness *harness, Told *told);
 /* The code of the error, or -1. */
 int wait_code (Harness *harness, Told *told);
+gboolean turn_once (Harness *harness); /* FALSE: there was nothing to do */
 void turn_loop (Harness *harness, guint times);
 /* Until nothing is pending any more, through whatever errors. */
 void settle (Harness *harness);

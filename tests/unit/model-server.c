@@ -368,7 +368,7 @@ open_mailbox (Request *request)
 {
   ModelMailbox *mailbox = model_mailbox (request->backend->server, request->mailbox);
 
-  if (mailbox == NULL)
+  if (mailbox == NULL || mailbox->no_select)
     fail (request, MAIL_ERROR_GONE, "no such mailbox");
   else if (request->uidvalidity != 0 && mailbox->uidvalidity != request->uidvalidity)
     fail (request, MAIL_ERROR_STALE, "another UIDVALIDITY");
@@ -496,6 +496,19 @@ read_item (const MailAppendItem *item)
   return g_bytes_new_take (data, item->length);
 }
 
+static ModelMessage *
+add_rewritten (ModelMailbox *mailbox, GBytes *bytes, const MailAppendItem *item, guint how)
+{
+  GByteArray *changed = g_byte_array_new ();
+
+  g_byte_array_append (changed, (const guint8 *)"X-Scanned: yes\r\n", 16);
+  g_byte_array_append (changed, g_bytes_get_data (bytes, NULL), (guint)g_bytes_get_size (bytes));
+  if (how == 2)
+    g_byte_array_append (changed, (const guint8 *)"no virus found\r\n", 16);
+  g_autoptr (GBytes) stored = g_byte_array_free_to_bytes (changed);
+  return add_message (mailbox, stored, item->flags, item->keywords, item->internaldate);
+}
+
 static void
 do_append (Request *request, guint limit, gboolean lie)
 {
@@ -529,7 +542,9 @@ do_append (Request *request, guint limit, gboolean lie)
           fail (request, MAIL_ERROR_OVER_QUOTA, "over quota");
           return;
         }
-      if (!lie)
+      if (!lie && server->rewrite > 0)
+        uid = add_rewritten (mailbox, bytes, item, server->rewrite)->uid;
+      else if (!lie)
         uid = add_message (mailbox, bytes, item->flags, item->keywords, item->internaldate)->uid;
       if (!uidplus (server))
         uid = 0;
@@ -719,6 +734,7 @@ answer_list (Request *request)
       MailMailboxInfo info = { .name = mailbox->name,
                                .parts = texts,
                                .n_parts = g_strv_length (parts),
+                               .flags = mailbox->no_select ? MAIL_MAILBOX_NO_SELECT : 0,
                                .special_use = mailbox->special_use };
 
       for (guint k = 0; k < info.n_parts; k++)

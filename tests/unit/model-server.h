@@ -25,6 +25,7 @@ typedef struct
   guint32 uidvalidity, uidnext;
   guint64 modseq;
   gboolean read_only, gone;
+  gboolean no_select;  /* a mere parent by now */
   GPtrArray *messages; /* of ModelMessage, by UID */
   GArray *vanished;    /* pairs of guint64: UID, modseq */
 } ModelMailbox;
@@ -58,6 +59,7 @@ typedef struct
   const char
       *refuse_token; /* an append of a message with this text is refused, alone or among others */
   gboolean multiappend; /* and with it the whole batch */
+  guint rewrite;        /* appended messages get a header line; 2: and a line at the end */
 } ModelServer;
 
 ModelServer *model_server_new (guint caps);
