@@ -42,6 +42,7 @@ struct FsServer
   MailStore *store;
   struct fuse_session *session;
   gboolean mounted;
+  int stop_fd; /* readable once the loop is to end */
   FsNotify *notify;
   gint64 started; /* seconds since the epoch */
   void (*ready) (gpointer user_data);

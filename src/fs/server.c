@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: MIT
  *
- * The FUSE session: mount options, mounting over a dead mount of our own, the multi-threaded loop.
+ * The FUSE session: mount options, mounting over a dead mount of our own, the loop.
  */
 #include "fs/private.h"
 
 #include "mailfs/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* None of them ever waits for a server, so it takes no more than one while the other waits for the
- * disk; and the kernel wakes them in turn, which with many costs a scan a fifth of its time. */
-#define FS_WORKERS 2
+#define SPIN 100 /* µs */
 
 static struct fuse_session *
 make_session (FsServer *server)
@@ -58,6 +58,7 @@ fs_server_new (const MailConfig *config, MailStore *store, GError **error)
   server->config = config;
   server->store = store;
   server->started = g_get_real_time () / G_USEC_PER_SEC;
+  server->stop_fd = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
   g_mutex_init (&server->lock);
   g_mutex_init (&server->ahead_lock);
   server->busy_dirs = g_hash_table_new (NULL, NULL);
@@ -137,23 +138,46 @@ fs_server_set_ready (FsServer *server, void (*ready) (gpointer user_data), gpoin
   server->ready_data = user_data;
 }
 
+/* One thread takes every request: none waits for the server, and what may wait for the disk is read
+ * ahead by others. While requests come one upon the other it looks for the next one a moment longer
+ * before it sleeps, since being woken takes longer than most answers. */
 gboolean
 fs_server_run (FsServer *server)
 {
-  struct fuse_loop_config *config = fuse_loop_cfg_create ();
+  int fd = fuse_session_fd (server->session), n = 0;
+  gboolean may_spin = g_get_num_processors () > 1, brisk = FALSE;
+  struct pollfd fds[] = { { .fd = fd, .events = POLLIN },
+                          { .fd = server->stop_fd, .events = POLLIN } };
+  gint64 idle_since = g_get_monotonic_time ();
+  struct fuse_buf buffer = { 0 };
 
-  fuse_loop_cfg_set_clone_fd (config, 0);
-  fuse_loop_cfg_set_max_threads (config, FS_WORKERS);
-  fuse_loop_cfg_set_idle_threads (config, FS_WORKERS);
-  int status = fuse_session_loop_mt (server->session, config);
-  fuse_loop_cfg_destroy (config);
-  return status >= 0;
+  fcntl (fd, F_SETFL, fcntl (fd, F_GETFL) | O_NONBLOCK);
+  while (!fuse_session_exited (server->session))
+    {
+      n = fuse_session_receive_buf (server->session, &buffer);
+      if (n > 0)
+        {
+          brisk = may_spin && g_get_monotonic_time () - idle_since < SPIN;
+          fuse_session_process_buf (server->session, &buffer);
+          idle_since = g_get_monotonic_time ();
+        }
+      else if (n == -EAGAIN && !(brisk && g_get_monotonic_time () - idle_since < SPIN))
+        poll (fds, G_N_ELEMENTS (fds), -1);
+      else if (n != -EAGAIN && n != -EINTR)
+        break;
+    }
+  free (buffer.mem);
+  return n >= 0 || n == -EAGAIN || n == -EINTR;
 }
 
 void
 fs_server_stop (FsServer *server)
 {
+  int saved_errno = errno;
+
   fuse_session_exit (server->session);
+  eventfd_write (server->stop_fd, 1);
+  errno = saved_errno;
 }
 
 /* The notifier may wait for a directory that the kernel holds while it asks us something in it:
@@ -212,6 +236,7 @@ fs_server_free (FsServer *server)
   g_clear_pointer (&server->vacated, g_hash_table_unref);
   g_clear_pointer (&server->streams, g_hash_table_unref);
   g_clear_pointer (&server->seen_generation, g_hash_table_unref);
+  close (server->stop_fd);
   g_mutex_clear (&server->ahead_lock);
   g_mutex_clear (&server->lock);
   g_free (server);

@@ -20,7 +20,7 @@ gboolean fs_server_mount (FsServer *server, GError **error);
 void fs_server_set_ready (FsServer *server, void (*ready) (gpointer user_data), gpointer user_data);
 /* Serves until unmounted or told to stop; blocks. FALSE: the session broke. */
 gboolean fs_server_run (FsServer *server);
-/* Async-signal-unsafe; any thread. run returns soon afterwards. */
+/* Any thread, also in a signal handler. run returns soon afterwards. */
 void fs_server_stop (FsServer *server);
 /* After run: answers who still waits for the store, and stops the notifier. What the net thread is
  * just answering must be finished before unmount, which closes the descriptor. */

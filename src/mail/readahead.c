@@ -23,10 +23,10 @@
 #define WALK_AFTER 4u
 #define WALK_ON 128u
 #define LOOK_MAX 2048u /* messages looked at for one request */
-#define WINDOW_MIN (256 * G_GUINT64_CONSTANT (1024))
+#define WINDOW_MIN (1024 * G_GUINT64_CONSTANT (1024))
 #define WINDOW_MAX (16 * G_GUINT64_CONSTANT (1024) * 1024)
 #define MESSAGE_COST 4096 /* of any message, however small: a file in the cache */
-#define WINDOW_GROWTH 4u /* a scan of thousands should not spend its first second growing */
+#define WINDOW_GROWTH 16u /* a scan of thousands should not spend its first second growing */
 #define HEAD_MAX (32 * G_GUINT64_CONSTANT (1024)) /* who reads no further wants only the start */
 #define N_ROAMS 4u
 #define ROAM_AFTER 4u                     /* misses here and there */
@@ -151,7 +151,8 @@ advance (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, gui
             }
           if (scan->size > MAIL_BLOCK_SIZE)
             scan->full = scan->read_to > MAIL_BLOCK_SIZE;
-          scan->ahead_bytes -= MIN (passed, scan->ahead_bytes);
+          scan->ahead_bytes
+              = uid < scan->ahead ? scan->ahead_bytes - MIN (passed, scan->ahead_bytes) : 0;
           scan->uid = uid;
           scan->run++;
           scan->read_to = 0;
