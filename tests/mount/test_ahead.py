@@ -45,6 +45,22 @@ def test_walk(mount, dovecot, user, options):
         daemon.start()
 
 
+def test_heads(mount, dovecot, user):
+    """Who reads the start of each large message has just those fetched, many at a time."""
+    n, size = 80, 200_000
+    dovecot.fill(user, range(n), new_every=0, make=lambda number, seed:
+                 f"Subject: {number}\n\n".encode() + (b"x" * 76 + b"\n") * (size // 77))
+    daemon = mount(user)
+    inbox = daemon.mnt / "INBOX"
+    names = sorted(os.listdir(inbox))
+    commands, moved = daemon.counter("commands"), daemon.counter("bytes_in")
+    for name in names:
+        with open(inbox / name, "rb", buffering=0) as file:
+            assert b"Subject: " in file.read(2048)
+    assert daemon.counter("commands") - commands < n // 4
+    assert daemon.counter("bytes_in") - moved < n * size // 3
+
+
 def test_rewritten_while_walked(mount, dovecot, user):
     """Every tenth message is written anew by one while another reads on: each has in the end what was
     written, and nothing of what it had before."""
