@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -161,9 +162,11 @@ fs_server_run (FsServer *server)
           fuse_session_process_buf (server->session, &buffer);
           idle_since = g_get_monotonic_time ();
         }
-      else if (n == -EAGAIN && !(brisk && g_get_monotonic_time () - idle_since < SPIN))
+      else if (n == -EAGAIN && brisk && g_get_monotonic_time () - idle_since < SPIN)
+        sched_yield (); /* whoever has work goes first */
+      else if (n == -EAGAIN)
         poll (fds, G_N_ELEMENTS (fds), -1);
-      else if (n != -EAGAIN && n != -EINTR)
+      else if (n != -EINTR)
         break;
     }
   free (buffer.mem);
@@ -194,7 +197,7 @@ serve_until_stopped (FsServer *server)
 
       if (n > 0)
         fuse_session_process_buf (server->session, &buffer);
-      else if (n != -EAGAIN && n != -EINTR)
+      else if (n != -EINTR)
         break; /* unmounted, which frees the notifier too */
     }
   free (buffer.mem);
