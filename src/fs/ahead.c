@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Bytes for the kernel before it asks. What was fetched ahead of somebody who walks through a mailbox
- * goes into the kernel's page cache as it comes, so that his read finds it there instead of waking
- * us. Only of messages as they are on the server: one that is being written anew has its bytes from
- * its writer.
+ * Bytes for the kernel before it asks. What was fetched ahead of somebody who walks through a
+ * mailbox goes into the kernel's page cache as it comes, so that his read finds it there instead of
+ * waking us. Only of messages as they are on the server: one that is being written anew has its
+ * bytes from its writer.
  */
 #include "fs/private.h"
 
@@ -52,7 +52,8 @@ fs_hand_on_cached (FsServer *server, guint32 content_id, const guint32 *uids, gu
   /* For who looks up one name after the other the kernel does not know the inodes yet. */
   for (guint i = 0; i < n && n_unknown <= n / 4; i++)
     {
-      gssize length = mail_store_read_ahead (server->store, content_id, uids[i], bytes, sizeof bytes);
+      gssize length = mail_store_read_ahead (server->store, content_id, uids[i], bytes,
+                                             sizeof bytes);
 
       if (length > 0 && !hand_on (server, content_id, uids[i], bytes, (gsize)length))
         n_unknown++;
@@ -60,12 +61,14 @@ fs_hand_on_cached (FsServer *server, guint32 content_id, const guint32 *uids, gu
 }
 
 /* This runs in a request, and the kernel may take bytes only when another request was answered: not
- * to be waited for. It may then be this message's bytes that it is taking: they are dropped again. */
+ * to be waited for. It may then be this message's bytes that it is taking: they are dropped again.
+ */
 MailStaged *
 fs_replace_message (FsServer *server, const FsNode *node, const char *name, GError **error)
 {
   gboolean quiet = g_mutex_trylock (&server->ahead_lock);
-  MailStaged *staged = mail_stage_replacement (server->store, node->mailbox, node->uid, name, error);
+  MailStaged *staged = mail_stage_replacement (server->store, node->mailbox, node->uid, name,
+                                               error);
 
   if (quiet)
     g_mutex_unlock (&server->ahead_lock);

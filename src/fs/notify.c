@@ -19,8 +19,8 @@ typedef struct
   char *name;        /* an entry that is no longer so */
   GArray *uids;      /* of messages of this content id, whose bytes the kernel is to have */
   guint32 content_id;
-  gint64 delay;      /* µs before it is told */
-  gint64 due;        /* monotonic µs, once put off */
+  gint64 delay; /* µs before it is told */
+  gint64 due;   /* monotonic µs, once put off */
 } Notice;
 
 struct FsNotify

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Which messages have a file on disk: a bit each in their directory, which is listed once, so that a
- * walk over thousands of absent messages does not ask the disk for every one. Nobody else writes
+ * Which messages have a file on disk: a bit each in their directory, which is listed once, so that
+ * a walk over thousands of absent messages does not ask the disk for every one. Nobody else writes
  * here while the account's lock is held; should a bit be wrong all the same, opening finds out.
  */
 #include "cache-private.h"
@@ -81,7 +81,8 @@ cache_file_is_present (MailCacheFile *file)
       if (bucket->present == NULL)
         bucket->present = g_steal_pointer (&bits);
     }
-  gboolean present = bucket->present == NULL || bucket->present[bit / WORD_BITS] >> bit % WORD_BITS & 1;
+  gboolean present = bucket->present == NULL
+                     || bucket->present[bit / WORD_BITS] >> bit % WORD_BITS & 1;
   pthread_mutex_unlock (&cache->lock);
   g_free (bits);
   return present;

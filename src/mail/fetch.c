@@ -159,8 +159,8 @@ fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data
   wake_readers (fetch);
 }
 
-/* It is in the cache now: a reader that comes meanwhile is answered from there. He must not be reading it
- * already: the kernel would have to wait for that, and the net thread with it. */
+/* It is in the cache now: a reader that comes meanwhile is answered from there. He must not be
+ * reading it already: the kernel would have to wait for that, and the net thread with it. */
 static void
 hand_on (MailFetch *fetch)
 {
@@ -219,8 +219,8 @@ mail_store_learn_size (MailMailbox *mailbox, guint32 content_id, guint32 uid, gu
 
   g_mutex_lock (&mailbox->lock);
   /* With another UIDVALIDITY meanwhile this UID is another message. */
-  MailMessage *message
-      = mailbox->content_id == content_id ? mail_mailbox_get_locked (mailbox, uid) : NULL;
+  MailMessage *message = mailbox->content_id == content_id ? mail_mailbox_get_locked (mailbox, uid)
+                                                           : NULL;
   if (message != NULL && (message->size != size || !(message->local & MAIL_LOCAL_EXACT)))
     {
       claimed = message->size;

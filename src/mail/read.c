@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-#define WINDOW_MIN (16 * (guint64)MAIL_BLOCK_SIZE)   /* 1 MiB */
+#define WINDOW_MIN (16 * (guint64)MAIL_BLOCK_SIZE) /* 1 MiB */
 #define WINDOW_GROWTH 4u
 #define WINDOW_MAX (1024 * (guint64)MAIL_BLOCK_SIZE) /* 64 MiB */
 #define PREFIX_MAX (2 * (guint64)MAIL_BLOCK_SIZE)    /* what the kernel reads ahead at most */

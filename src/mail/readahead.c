@@ -31,8 +31,9 @@
 #define N_ROAMS 4u
 #define ROAM_AFTER 4u                     /* misses here and there */
 #define ROAM_GAP (3 * G_TIME_SPAN_SECOND) /* between two of them */
-/* So many times what he has read, times his misses, may be fetched ahead: he may want a few messages
- * only. Where names are digests of the server's ids, who walks by name is seen here, and wants all. */
+/* So many times what he has read, times his misses, may be fetched ahead: he may want a few
+ * messages only. Where names are digests of the server's ids, who walks by name is seen here, and
+ * wants all. */
 #define ROAM_SHARE 4u
 #define ROAM_SHARE_DIGESTS 16u
 #define WHOLE_MAX                                                                                  \
@@ -51,7 +52,7 @@ typedef struct
   gboolean full;         /* a message above a block was read past its first block */
   guint64 window, ahead_bytes;
   guint n_chosen;
-  guint32 named, named_half; /* of what is in the cache, the last one that the kernel is to have */
+  guint32 named, named_half;  /* of what is in the cache, the last one that the kernel is to have */
   guint32 near_from, near_to; /* he may be reading these just now */
   gint64 used;
 } Scan;
@@ -151,8 +152,9 @@ advance (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, gui
             }
           if (scan->size > MAIL_BLOCK_SIZE)
             scan->full = scan->read_to > MAIL_BLOCK_SIZE;
-          scan->ahead_bytes
-              = uid < scan->ahead ? scan->ahead_bytes - MIN (passed, scan->ahead_bytes) : 0;
+          scan->ahead_bytes = uid < scan->ahead
+                                  ? scan->ahead_bytes - MIN (passed, scan->ahead_bytes)
+                                  : 0;
           scan->uid = uid;
           scan->run++;
           scan->read_to = 0;
