@@ -104,7 +104,7 @@ gboolean mail_store_is_read_only (MailStore *store);
 guint mail_store_caps (MailStore *store);
 const char *mail_store_keywords (MailStore *store, guint32 keywords_id);
 /* "name value" lines for .mailfs/status; the caller's. */
-char *mail_store_status_text (MailStore *store);
+MailAnswer mail_store_status_text (MailStore *store, char **text_out, MailWaiter *waiter);
 
 /* --- tree ---------------------------------------------------------------------------------- */
 

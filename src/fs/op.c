@@ -87,7 +87,7 @@ fs_op_take (FsOp *op)
 {
   if (!take (op))
     return FALSE;
-  if (!g_atomic_int_get (&op->server->leaving))
+  if (!g_atomic_int_get (&op->server->leaving) || op->server->leaver == g_thread_self ())
     return TRUE;
   fuse_reply_none (op->req);
   return FALSE;
@@ -112,6 +112,7 @@ fs_ops_leave (FsServer *server)
   g_autoptr (GPtrArray) ops = g_ptr_array_new_with_free_func ((GDestroyNotify)fs_op_unref);
 
   g_mutex_lock (&server->lock);
+  server->leaver = g_thread_self ();
   g_atomic_int_set (&server->leaving, TRUE);
   for (GList *link = server->waiting.head; link != NULL; link = link->next)
     if (ref_waiting (link->data))

@@ -60,7 +60,8 @@ struct FsServer
   GHashTable *vacated; /* inodes (gint64) of messages that left their UID name; under lock */
   GQueue waiting;              /* FsOp links: those that may be parked; under lock */
   GMutex ahead_lock;           /* while the kernel takes bytes; see ahead.c */
-  gint leaving;                /* atomic: nobody answers through the session any more */
+  gint leaving;    /* atomic: nobody answers through the session any more */
+  GThread *leaver; /* but this one, while it waits for those that tell the kernel things */
 };
 
 /* --- inode.c --------------------------------------------------------------------------------- */

@@ -183,21 +183,31 @@ fs_server_stop (FsServer *server)
   errno = saved_errno;
 }
 
-/* The notifier may wait for a directory that the kernel holds while it asks us something in it:
- * what still comes is answered, until the notifier is through. */
+/* Nobody tells the kernel anything any more. */
+static gboolean
+is_silent (FsServer *server)
+{
+  if (!fs_notify_has_stopped (server->notify) || !g_mutex_trylock (&server->ahead_lock))
+    return FALSE;
+  g_mutex_unlock (&server->ahead_lock);
+  return TRUE;
+}
+
+/* Who does may wait for a directory or a page that the kernel holds while it asks us for something
+ * there: what still comes is answered, until all are through. */
 static void
-serve_until_stopped (FsServer *server)
+serve_until_silent (FsServer *server)
 {
   struct pollfd fd = { .fd = fuse_session_fd (server->session), .events = POLLIN };
   struct fuse_buf buffer = { 0 };
 
-  while (!fs_notify_has_stopped (server->notify))
+  while (!is_silent (server))
     {
       int n = poll (&fd, 1, 10) > 0 ? fuse_session_receive_buf (server->session, &buffer) : -EAGAIN;
 
       if (n > 0)
         fuse_session_process_buf (server->session, &buffer);
-      else if (n != -EINTR)
+      else if (n != -EAGAIN && n != -EINTR)
         break; /* unmounted, which frees the notifier too */
     }
   free (buffer.mem);
@@ -210,7 +220,7 @@ fs_server_leave (FsServer *server)
     return;
   fs_ops_leave (server);
   fs_notify_stop (server->notify);
-  serve_until_stopped (server);
+  serve_until_silent (server);
 }
 
 void

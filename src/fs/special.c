@@ -198,6 +198,20 @@ lookup_failed (FsOp *op)
   fs_reply_entry (op, &st, 0);
 }
 
+static void
+lookup_status (FsOp *op)
+{
+  GError *error = NULL;
+  char *text = NULL;
+  struct stat st;
+
+  if (!fs_op_check (op, mail_store_status_text (op->server->store, &text, fs_op_waiter (op)),
+                    &error))
+    return;
+  fs_snapshot_stat (op->server, fs_snapshot_new (op->server, text), &st);
+  fs_reply_entry (op, &st, 0);
+}
+
 void
 fs_special_lookup (FsOp *op, const FsNode *dir)
 {
@@ -208,12 +222,7 @@ fs_special_lookup (FsOp *op, const FsNode *dir)
   else if (dir->kind == FS_NODE_FAILED)
     lookup_failed (op);
   else if (strcmp (op->name, "status") == 0)
-    {
-      fs_snapshot_stat (op->server,
-                        fs_snapshot_new (op->server, mail_store_status_text (op->server->store)),
-                        &st);
-      fs_reply_entry (op, &st, 0);
-    }
+    lookup_status (op);
   else if (strcmp (op->name, "failed") == 0 || strcmp (op->name, "queue") == 0)
     {
       fs_stat_special_dir (op->server, op->name[0] == 'f' ? FS_INO_FAILED : FS_INO_QUEUE, &st);

@@ -52,6 +52,11 @@ struct MailStore
   MailKeep *keep;   /* messages that are only here; NULL without options.pop3_dir */
   MailMover *mover; /* beside keep; net thread */
 
+  GMutex state_lock;
+  char *state;          /* what the backend said of itself; under state_lock */
+  gint64 state_at;      /* monotonic µs; under state_lock */
+  GQueue state_waiters; /* MailWaiter links; under state_lock */
+
   GMutex quota_lock;
   gboolean asking_quota;           /* under quota_lock */
   guint64 quota_used, quota_limit; /* under quota_lock */

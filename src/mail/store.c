@@ -335,10 +335,12 @@ mail_store_new (const MailStoreOptions *options, GMainContext *net, MailBackend 
   store->backend = backend;
   g_rw_lock_init (&store->tree_lock);
   g_mutex_init (&store->quota_lock);
+  g_mutex_init (&store->state_lock);
   g_queue_init (&store->list_waiters);
   g_queue_init (&store->relist_waiters);
   g_queue_init (&store->next_relist_waiters);
   g_queue_init (&store->quota_waiters);
+  g_queue_init (&store->state_waiters);
   store->by_id = g_hash_table_new_full (NULL, NULL, NULL, (GDestroyNotify)mail_mailbox_unref);
   store->by_content = g_hash_table_new (NULL, NULL);
   store->root = mail_mailbox_new (store, MAIL_ROOT_ID, 0);
@@ -531,6 +533,8 @@ mail_store_free (MailStore *store)
   g_clear_pointer (&store->index, mail_index_close);
   g_rw_lock_clear (&store->tree_lock);
   g_mutex_clear (&store->quota_lock);
+  g_mutex_clear (&store->state_lock);
+  g_free (store->state);
   g_main_context_unref (store->net);
   g_free (store->options.dir);
   g_free (store->options.account_key);
@@ -543,54 +547,57 @@ mail_store_free (MailStore *store)
 
 /* --- status ---------------------------------------------------------------------------------- */
 
-typedef struct
-{
-  MailStore *store;
-  GMutex lock;
-  GCond cond;
-  char *text; /* under lock */
-} Description;
-
 static gboolean
 describe (gpointer data)
 {
-  Description *description = data;
-  MailBackend *backend = description->store->backend;
+  MailStore *store = data;
+  char *text = store->backend->ops->describe (store->backend);
+  GQueue waiters;
 
-  g_mutex_lock (&description->lock);
-  description->text = backend->ops->describe (backend);
-  g_cond_signal (&description->cond);
-  g_mutex_unlock (&description->lock);
+  g_mutex_lock (&store->state_lock);
+  g_free (store->state);
+  store->state = text;
+  store->state_at = g_get_monotonic_time ();
+  waiters = store->state_waiters;
+  g_queue_init (&store->state_waiters);
+  g_mutex_unlock (&store->state_lock);
+  mail_store_wake_all (&waiters, NULL);
   return G_SOURCE_REMOVE;
 }
 
-/* The net thread never waits for anybody, so waiting for it is bounded. */
+/* What the backend says of itself, on the net thread: asked anew each time. */
 static char *
-describe_backend (MailStore *store)
+describe_backend (MailStore *store, MailWaiter *waiter)
 {
-  Description description = { .store = store };
+  char *text = NULL;
 
   if (store->options.offline)
     return g_strdup ("offline");
-  g_mutex_init (&description.lock);
-  g_cond_init (&description.cond);
-  mail_store_invoke (store, describe, &description);
-  g_mutex_lock (&description.lock);
-  while (description.text == NULL)
-    g_cond_wait (&description.cond, &description.lock);
-  g_mutex_unlock (&description.lock);
-  g_mutex_clear (&description.lock);
-  g_cond_clear (&description.cond);
-  return description.text;
+  if (waiter == NULL)
+    return NULL;
+  g_mutex_lock (&store->state_lock);
+  if (store->state != NULL && store->state_at >= waiter->since)
+    text = g_strdup (store->state);
+  else
+    {
+      waiter->link.data = waiter;
+      g_queue_push_tail_link (&store->state_waiters, &waiter->link);
+    }
+  g_mutex_unlock (&store->state_lock);
+  if (text == NULL)
+    mail_store_invoke (store, describe, store);
+  return text;
 }
 
-char *
-mail_store_status_text (MailStore *store)
+MailAnswer
+mail_store_status_text (MailStore *store, char **text_out, MailWaiter *waiter)
 {
-  GString *text = g_string_new (NULL);
-  g_autofree char *state = describe_backend (store);
+  g_autofree char *state = describe_backend (store, waiter);
   guint n_queued, n_failed;
 
+  if (state == NULL)
+    return MAIL_PARKED;
+  GString *text = g_string_new (NULL);
   g_string_append_printf (text, "state %s\n", state);
   for (guint i = 0; i < MAIL_N_COUNTERS; i++)
     g_string_append_printf (text, "%s %" G_GUINT64_FORMAT "\n", mail_counter_name (i),
@@ -604,5 +611,6 @@ mail_store_status_text (MailStore *store)
   g_string_append_printf (text, "queued %u\nfailed %u\n", n_queued, n_failed);
   g_string_append_printf (text, "cache_bytes %" G_GUINT64_FORMAT "\n",
                           mail_cache_used (store->cache));
-  return g_string_free (text, FALSE);
+  *text_out = g_string_free (text, FALSE);
+  return MAIL_READY;
 }
