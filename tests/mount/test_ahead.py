@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """What is fetched ahead of somebody who walks through a mailbox is handed to the kernel before he asks:
 fewer requests, the same bytes, and never in the way of somebody who writes."""
+import concurrent.futures
 import hashlib
 import os
+import random
 import threading
 
 import pytest
@@ -59,6 +61,39 @@ def test_heads(mount, dovecot, user):
             assert b"Subject: " in file.read(2048)
     assert daemon.counter("commands") - commands < n // 4
     assert daemon.counter("bytes_in") - moved < n * size // 3
+
+
+@pytest.mark.main
+def test_many_walkers(mount, dovecot, user):
+    """In order, behind each other, backwards and at random, while others ask for the status: nobody waits
+    for anybody who waits for him."""
+    n = 1000
+    dovecot.fill(user, range(n), new_every=0)
+    daemon = mount(user)
+    inbox = daemon.mnt / "INBOX"
+    with dovecot.client(user) as client:
+        truth = {uid: m.sha256 for uid, m in client.messages().items()}
+    names = sorted(os.listdir(inbox))
+    orders = [names, names[50:] + names[:50], names[::-1], names[::3] + names[1::3] + names[2::3]]
+    orders += [random.Random(i).sample(names, n) for i in range(4)]
+    over = threading.Event()
+
+    def ask():
+        n_asked = 0
+        while not over.is_set():
+            assert daemon.status()["requests"] > 0
+            n_asked += 1
+        return n_asked
+
+    with concurrent.futures.ThreadPoolExecutor(len(orders) + 1) as pool:
+        asking = pool.submit(ask)
+        try:
+            walks = [pool.submit(walk, inbox, order) for order in orders]
+            for done in walks:
+                assert done.result(timeout=90) == truth
+        finally:
+            over.set()
+        assert asking.result(timeout=30) > 0
 
 
 def test_rewritten_while_walked(mount, dovecot, user):
