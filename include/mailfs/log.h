@@ -42,6 +42,7 @@ typedef enum
   MAIL_COUNTER_CONNECTS,    /* connections that reached login */
   MAIL_COUNTER_RECONNECTS,  /* connections made again after one was lost */
   MAIL_COUNTER_EVICTIONS,   /* cache files removed for the budget */
+  MAIL_COUNTER_AHEAD,       /* messages that the kernel was handed before it asked */
   MAIL_N_COUNTERS
 } MailCounter;
 

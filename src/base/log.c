@@ -159,6 +159,7 @@ static const char *const counter_names[MAIL_N_COUNTERS] = {
   [MAIL_COUNTER_BYTES_OUT] = "bytes_out",     [MAIL_COUNTER_COMMANDS] = "commands",
   [MAIL_COUNTER_ROUND_TRIPS] = "round_trips", [MAIL_COUNTER_CONNECTS] = "connects",
   [MAIL_COUNTER_RECONNECTS] = "reconnects",   [MAIL_COUNTER_EVICTIONS] = "evictions",
+  [MAIL_COUNTER_AHEAD] = "ahead",
 };
 
 void

@@ -7,6 +7,8 @@
  */
 #include "fs/private.h"
 
+#include "mailfs/log.h"
+
 /* Whether the kernel's inode stands for just this message. */
 static gboolean
 is_plain (FsServer *server, fuse_ino_t ino, guint32 content_id, guint32 uid)
@@ -33,6 +35,7 @@ hand_on (FsServer *server, guint32 content_id, guint32 uid, const guint8 *bytes,
   taken = !g_atomic_int_get (&server->leaving) && is_plain (server, ino, content_id, uid)
           && fuse_lowlevel_notify_store (server->session, ino, 0, &pages, 0) == 0;
   g_mutex_unlock (&server->ahead_lock);
+  mail_counter_add (MAIL_COUNTER_AHEAD, taken);
   return taken;
 }
 

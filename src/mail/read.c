@@ -150,12 +150,17 @@ park (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, guint32 ui
       waiter->length = length;
       waiter->link.data = waiter;
       g_queue_push_tail_link (&pending->waiters, &waiter->link);
-      if (wants_prefix (fetches, file, size, end))
-        start_offset = 0, end = PREFIX_MAX;
-      else
-        widen (fetches->store, size, &start_offset, &end);
-      mail_fetch_absent (fetches, mailbox, content_id, pending, start_offset, end,
-                         MAIL_PRIORITY_INTERACTIVE, requests);
+      /* What he wants is on its way: then not what is beside it, either. */
+      if (mail_claims_first_free (pending, &start_offset, &end))
+        {
+          start_offset = offset, end = offset + length;
+          if (wants_prefix (fetches, file, size, end))
+            start_offset = 0, end = PREFIX_MAX;
+          else
+            widen (fetches->store, size, &start_offset, &end);
+          mail_fetch_absent (fetches, mailbox, content_id, pending, start_offset, end,
+                             MAIL_PRIORITY_INTERACTIVE, requests);
+        }
       answer = MAIL_PARKED;
       if (pending->claims->len == 0)
         {
