@@ -947,6 +947,27 @@ check_message (Sequence *s, MailMailbox *mailbox, const MailMessage *seen,
   g_assert_cmpstr (mail_store_keywords (s->harness->store, seen->keywords), ==, message->keywords);
 }
 
+/* Whether a file that is still being written has been renamed over this message: it has its name,
+ * and the message goes only when the server has the file. */
+static gboolean
+is_covered (Sequence *s, MailMailbox *mailbox, guint32 uid)
+{
+  guint32 content_id = mail_mailbox_content_id (mailbox);
+  GHashTableIter iter;
+  gpointer value;
+
+  g_hash_table_iter_init (&iter, s->harness->store->changes->staged);
+  while (g_hash_table_iter_next (&iter, NULL, &value))
+    {
+      const MailStaged *staged = value;
+
+      if (staged->state == MAIL_STAGED_LOCAL && staged->listed && !staged->in_place
+          && staged->replaces_content == content_id && staged->replaces_uid == uid)
+        return TRUE;
+    }
+  return FALSE;
+}
+
 /* The mount shows what the server has. */
 static void
 check_shown (Sequence *s, ModelMailbox *model)
@@ -973,7 +994,7 @@ check_shown (Sequence *s, ModelMailbox *model)
 
       if (at < n && messages[at].uid == message->uid)
         check_message (s, mailbox, &messages[at++], message);
-      else if (!marked || expunges)
+      else if ((!marked || expunges) && !is_covered (s, mailbox, message->uid))
         {
           say (s, "tok%d (%u) of %s is hidden", token_of_message (message), message->uid,
                model->name);
