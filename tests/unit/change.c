@@ -1077,6 +1077,24 @@ test_shown (gconstpointer data)
   harness_free (killed);
 }
 
+/* After a kill something is held back of which no listing has told yet, and then is not to go after
+ * all: the listing that brings it shows it. */
+static void
+test_shown_when_it_comes (void)
+{
+  Harness *harness = start (0, 0);
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  guint32 content_id = mail_mailbox_content_id (inbox);
+
+  guint32 uid = deliver (harness, "INBOX", "late");
+  mail_effect_hold (inbox, content_id, uid, FALSE);
+  mail_effect_show_again (harness->store, content_id, uid);
+  look (harness, inbox);
+  g_assert_cmpuint (n_listed (inbox), ==, 1);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  harness_free (harness);
+}
+
 /* --- killed, and what was replaced ---------------------------------------------------------------
  */
 
@@ -1214,6 +1232,7 @@ main (int argc, char **argv)
                                                servers[i / 2].name);
       g_test_add_data_func (path, GUINT_TO_POINTER (i), test_replaced_killed);
     }
+  g_test_add_func ("/change/shown/when-it-comes", test_shown_when_it_comes);
   g_test_add_func ("/change/overwritten", test_overwritten);
   for (guint i = 0; i < G_N_ELEMENTS (rewrites); i++)
     {
