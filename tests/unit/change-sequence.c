@@ -701,10 +701,15 @@ user_placeholder (Sequence *s)
 
   if (staged == NULL || target == NULL || !staged->placeholder)
     return;
-  say (s, "placeholder %u: %s", staged->source_uid, how & 1 ? "dropped" : "moved on");
+  guint32 replaced_uid = 0;
+  int replaced = (how & 1) == 0 && how >= 192 ? pick (s, target, how >> 1 & 31, &replaced_uid) : -1;
+  say (s, "placeholder %u: %s over tok%d (%u)", staged->source_uid,
+       how & 1 ? "dropped" : "moved on", replaced, replaced_uid);
+  if (replaced >= 0)
+    will_remove (s, target, replaced);
   if ((how & 1) == 0)
-    mail_staged_rename (staged, target, 0, "moved on", FALSE, 0, NULL, answered,
-                        wait_for (s, "move on", -1));
+    mail_staged_rename (staged, target, 0, "moved on", FALSE, replaced >= 0 ? replaced_uid : 0,
+                        NULL, answered, wait_for (s, "move on", -1));
   else
     {
       for (guint i = 0; i < s->tokens->len; i++)
