@@ -230,7 +230,8 @@ name_again (MailMailbox *mailbox, guint32 uid, const char *file_name)
     mail_effect_name (mailbox, content_id, uid, name);
 }
 
-/* It is on the server; the name it was given may not have reached the index. */
+/* It is on the server; the name it was given may not have reached the index. What was written to it
+ * since then is not. */
 static void
 restore_done (MailChanges *changes, MailMailbox *mailbox, const MailJournalStaged *row)
 {
@@ -239,6 +240,11 @@ restore_done (MailChanges *changes, MailMailbox *mailbox, const MailJournalStage
       && load_mailbox (mailbox) == row->uidvalidity)
     name_again (mailbox, row->uid, row->name);
   mail_index_flush (changes->store->index);
+  if (row->dirty && spool_size (changes, row->id) > 0)
+    {
+      make_failed (changes, row->id, row->name, "the program that wrote it was interrupted");
+      return;
+    }
   mail_journal_begin (changes->journal);
   mail_journal_remove_staged (changes->journal, row->id);
   mail_journal_commit (changes->journal, NULL);

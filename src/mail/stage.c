@@ -224,7 +224,8 @@ mail_staged_journal_locked (MailStaged *staged)
     .uidvalidity = staged->uidvalidity,
     .uid = staged->uid,
     .error = staged->error,
-    .dirty = staged->dirty && staged->state == MAIL_STAGED_QUEUED,
+    .dirty = staged->dirty
+             && (staged->state == MAIL_STAGED_QUEUED || staged->state == MAIL_STAGED_DONE),
   };
 
   if (staged->placeholder)

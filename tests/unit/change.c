@@ -1342,6 +1342,60 @@ test_written_answered (gconstpointer moved)
   harness_free (harness);
 }
 
+static void
+directory_cloning (gpointer data, MailMailbox *mailbox)
+{
+  MailStoreEvents none = { 0 };
+
+  mail_store_set_events (renaming->store, &none, NULL);
+  cloned = harness_clone (renaming);
+}
+
+static void
+rename_write_and_die (void)
+{
+  static const MailStoreEvents dying = { .directory = directory_cloning };
+
+  rename_and_write ();
+  mail_store_set_events (renaming->store, &dying, NULL);
+}
+
+/* Killed when the file has just become a message: what was written to it meanwhile is kept. */
+static void
+test_written_killed (void)
+{
+  Harness *harness = start (0, 0);
+  g_autofree char *text = message_text ("new");
+  Told done = { 0 };
+
+  deliver (harness, "INBOX", "old");
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "x", text);
+  renaming = harness;
+  renamed_file = staged;
+  acting = rename_write_and_die;
+  acting_at = "append-answered";
+  mail_staged_commit (staged, FALSE, told, &done);
+  wait_good (harness, &done);
+  settle (harness);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+
+  harness = g_steal_pointer (&cloned);
+  g_assert_nonnull (harness);
+  harness_open (harness);
+  settle (harness);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of new"), ==, 1);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of old"), ==, 0);
+  g_assert_cmpuint (model_count (harness->server, "text of next"), ==, 0);
+  g_assert_cmpuint (n_failed (harness, "text of next"), ==, 1);
+  harness_close (harness);
+  harness_open (harness);
+  g_assert_cmpuint (n_failed (harness, "text of next"), ==, 1);
+  harness_free (harness);
+}
+
 /* --- written over while it waits ---------------------------------------------------------------
  */
 
@@ -1431,6 +1485,7 @@ main (int argc, char **argv)
   g_test_add_func ("/change/covered/elsewhere", test_covered_elsewhere);
   g_test_add_data_func ("/change/written/when-listed", NULL, test_written_answered);
   g_test_add_data_func ("/change/written/when-moved-on", "", test_written_answered);
+  g_test_add_func ("/change/written/killed", test_written_killed);
   g_test_add_func ("/change/overwritten", test_overwritten);
   for (guint i = 0; i < G_N_ELEMENTS (rewrites); i++)
     {
