@@ -498,7 +498,8 @@ move_on (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidity, const Ma
       return FALSE;
     }
   mail_staged_pass_on_locked (staged);
-  staged->replaces_uid = 0;
+  if (!staged->in_place)
+    staged->replaces_uid = 0;
   change->staged = mail_staged_ref (staged);
   staged->change = change;
   mail_journal_begin (changes->journal);

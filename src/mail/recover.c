@@ -465,6 +465,20 @@ attach_file (MailChanges *changes, MailChange *change, guint32 id)
   return good;
 }
 
+/* Its file has been committed once more: it was answered, only this row had not gone yet. */
+static gboolean
+is_superseded (MailChanges *changes, const MailJournalChange *row)
+{
+  for (guint i = 0; i < changes->lost_changes->len; i++)
+    {
+      const MailJournalChange *other = changes->lost_changes->pdata[i];
+
+      if (other->kind == MAIL_CHANGE_APPEND && other->staged == row->staged && other->id > row->id)
+        return TRUE;
+    }
+  return FALSE;
+}
+
 static gboolean
 restore_change (MailChanges *changes, const MailJournalChange *row, gboolean final)
 {
@@ -477,6 +491,11 @@ restore_change (MailChanges *changes, const MailJournalChange *row, gboolean fin
   if (row->kind < MAIL_CHANGE_FLAGS || row->kind > MAIL_CHANGE_APPEND)
     {
       forget_change (changes, row, "it is of a kind this version does not know");
+      return TRUE;
+    }
+  if (file && is_superseded (changes, row))
+    {
+      forget_change (changes, row, NULL);
       return TRUE;
     }
   if (!whole && !final)

@@ -1396,6 +1396,68 @@ test_written_killed (void)
   harness_free (harness);
 }
 
+static void
+clone_now (void)
+{
+  cloned = harness_clone (renaming);
+}
+
+static void
+write_commit_and_die (void)
+{
+  write_and_commit ();
+  acting = clone_now;
+  acting_at = "append-journaled";
+}
+
+static void
+rename_write_commit_and_die (void)
+{
+  rename_over ();
+  write_commit_and_die ();
+}
+
+/* Killed when the next version has just been committed, and what was sent before is still in the
+ * journal: it is not taken for the next version. */
+static void
+test_next_killed (gconstpointer elsewhere)
+{
+  Harness *harness = start (0, 0);
+  g_autofree char *text = message_text ("news");
+  Told done = { 0 };
+
+  deliver (harness, "INBOX", "old");
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailMailbox) archive = open_mailbox (harness, "Archive");
+  g_autoptr (MailStaged) staged = write_file (harness, archive, "x", text);
+  renaming = harness;
+  renamed_file = staged;
+  acted = (Told) { 0 };
+  mail_staged_commit (staged, FALSE, told, &done);
+  acting = elsewhere != NULL ? rename_write_commit_and_die : write_commit_and_die;
+  acting_at = "append-answered";
+  wait_good (harness, &done);
+  settle (harness);
+  g_assert_null (acting_at);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&archive, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+
+  harness = g_steal_pointer (&cloned);
+  const char *where = elsewhere != NULL ? "INBOX" : "Archive";
+  harness_open (harness);
+  settle (harness);
+  g_assert_cmpuint (n_alive (harness, where, "text of next"), ==, 1);
+  g_assert_cmpuint (model_count (harness->server, "text of next"), ==, 1);
+  g_assert_cmpuint (n_alive (harness, "Archive", "text of news"), ==, 0);
+  g_autoptr (MailMailbox) mailbox = open_mailbox (harness, where);
+  g_autofree char *read = read_message (harness, mailbox, first_uid (mailbox));
+  g_assert_nonnull (strstr (read, "text of next"));
+  g_clear_pointer (&mailbox, mail_mailbox_unref);
+  harness_free (harness);
+}
+
 /* --- written over while it waits ---------------------------------------------------------------
  */
 
@@ -1486,6 +1548,8 @@ main (int argc, char **argv)
   g_test_add_data_func ("/change/written/when-listed", NULL, test_written_answered);
   g_test_add_data_func ("/change/written/when-moved-on", "", test_written_answered);
   g_test_add_func ("/change/written/killed", test_written_killed);
+  g_test_add_data_func ("/change/written/next-killed", NULL, test_next_killed);
+  g_test_add_data_func ("/change/written/next-killed-elsewhere", "", test_next_killed);
   g_test_add_func ("/change/overwritten", test_overwritten);
   for (guint i = 0; i < G_N_ELEMENTS (rewrites); i++)
     {
