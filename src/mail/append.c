@@ -116,15 +116,6 @@ settle (MailBatch *batch, MailChange *change, guint32 uidvalidity, guint32 uid, 
   if (fd >= 0)
     size = mail_spool_to_cache (changes, fd, size, mail_mailbox_content_id (mailbox), uid);
   MailMessage message = as_stored (change, uid, size);
-  g_mutex_lock (&changes->lock);
-  if (change->replaces == 0 && !staged->in_place && staged->replaces_uid != 0)
-    {
-      /* It was renamed over a message while it was on its way. */
-      change->replaces_content = staged->replaces_content;
-      change->replaces_uidvalidity = staged->replaces_uidvalidity;
-      change->replaces = staged->replaces_uid;
-    }
-  g_mutex_unlock (&changes->lock);
   if (!mail_staged_settle (staged, mailbox, uidvalidity, &message))
     return FALSE;
   retire_replaced (change);

@@ -395,6 +395,7 @@ void mail_stage_give_up_waiting (MailChanges *changes, const GError *error); /* 
 /* Out of everything: tables, journal, spool. */
 void mail_staged_discard_locked (MailStaged *staged, MailStagedState state);
 void mail_staged_remove_spool_locked (MailStaged *staged);
+void mail_staged_pass_on_locked (MailStaged *staged); /* before its change is another one, or none */
 void
 mail_staged_done_locked (MailStaged *staged, guint32 content_id, guint32 uidvalidity, guint32 uid);
 guint64 mail_staged_key (guint32 content_id, guint32 uid);

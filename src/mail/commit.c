@@ -476,8 +476,9 @@ mail_staged_forget (MailStaged *staged)
 /* --- the server has it; net thread
  * ----------------------------------------------------------------- */
 
-/* It was moved on while it was on its way: from here it is a move like any other. */
-static void
+/* It was moved on while it was on its way: from here it is a move like any other. FALSE: it has
+ * been written again as well, and what has come is not what is wanted there. */
+static gboolean
 move_on (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidity, const MailMessage *message)
 {
   MailChanges *changes = staged->changes;
@@ -490,6 +491,15 @@ move_on (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidity, const Ma
   if (target != NULL)
     mail_change_set_target (change, target);
   g_mutex_lock (&changes->lock);
+  if (staged->dirty)
+    {
+      g_mutex_unlock (&changes->lock);
+      mail_change_free (change);
+      return FALSE;
+    }
+  mail_staged_pass_on_locked (staged);
+  if (!staged->in_place)
+    staged->replaces_uid = 0;
   change->staged = mail_staged_ref (staged);
   staged->change = change;
   mail_journal_begin (changes->journal);
@@ -508,6 +518,7 @@ move_on (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidity, const Ma
   mail_changes_push_locked (changes, change);
   g_mutex_unlock (&changes->lock);
   mail_changes_kick (changes);
+  return TRUE;
 }
 
 static void
@@ -531,13 +542,16 @@ become_next (MailStaged *staged)
   g_autoptr (GArray) waiters = NULL;
 
   g_mutex_lock (&changes->lock);
-  mail_staged_stand_for_locked (staged, staged->content_id, staged->uidvalidity, staged->uid);
-  staged->state = MAIL_STAGED_LOCAL;
-  staged->mtime = G_MININT64;
   waiters = g_steal_pointer (&staged->recommit);
-  mail_journal_begin (changes->journal);
-  mail_staged_journal_locked (staged);
-  mail_journal_commit (changes->journal, NULL);
+  if (staged->state == MAIL_STAGED_DONE) /* else who writes has done so himself a moment ago */
+    {
+      mail_staged_stand_for_locked (staged, staged->content_id, staged->uidvalidity, staged->uid);
+      staged->state = MAIL_STAGED_LOCAL;
+      staged->mtime = G_MININT64;
+      mail_journal_begin (changes->journal);
+      mail_staged_journal_locked (staged);
+      mail_journal_commit (changes->journal, NULL);
+    }
   g_mutex_unlock (&changes->lock);
   commit_again (staged, waiters);
 }
@@ -552,6 +566,8 @@ mail_staged_unsent (MailStaged *staged)
 
   g_mutex_lock (&changes->lock);
   staged->state = MAIL_STAGED_LOCAL;
+  if (staged->change != NULL)
+    staged->change->replaces = 0; /* that one goes when the next version has come */
   staged->change = NULL;
   waiters = g_steal_pointer (&staged->recommit);
   mail_journal_begin (changes->journal);
@@ -588,7 +604,6 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
   g_mutex_lock (&changes->lock);
   gboolean dropped = staged->dropped;
   gboolean elsewhere = !dropped && staged->mailbox != mailbox;
-  gboolean dirty = staged->dirty;
   g_autofree char *name = g_strdup (staged->name);
   g_mutex_unlock (&changes->lock);
 
@@ -601,11 +616,8 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
       mail_effect_hide_now (mailbox, content_id, message->uid, NULL);
       mail_effect_hold (mailbox, content_id, message->uid, FALSE);
       mail_effect_hidden (mailbox, content_id, message->uid);
-      if (elsewhere && !dirty)
-        {
-          move_on (staged, mailbox, uidvalidity, message);
-          return TRUE;
-        }
+      if (elsewhere && move_on (staged, mailbox, uidvalidity, message))
+        return TRUE;
       mail_change_remove_hidden (changes, mailbox, content_id, uidvalidity, message->uid, NULL);
       if (elsewhere)
         {
@@ -613,6 +625,7 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
           return TRUE;
         }
       g_mutex_lock (&changes->lock);
+      mail_staged_pass_on_locked (staged);
       staged->change = NULL;
       mail_staged_discard_locked (staged, MAIL_STAGED_DROPPED);
       g_mutex_unlock (&changes->lock);
@@ -620,8 +633,12 @@ mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidit
     }
   if (!mail_effect_insert (mailbox, uidvalidity, message, name, staged))
     return FALSE;
+  guint32 content_id = mail_mailbox_content_id (mailbox);
   g_mutex_lock (&changes->lock);
-  gboolean done = staged->state == MAIL_STAGED_DONE;
+  /* It was, whatever it is by now. */
+  gboolean done = staged->uid == message->uid && staged->uidvalidity == uidvalidity
+                  && staged->content_id == content_id;
+  gboolean dirty = staged->dirty;
   g_mutex_unlock (&changes->lock);
   if (!done) /* the user was faster: once more, as it is now */
     return mail_staged_settle (staged, mailbox, uidvalidity, message);

@@ -165,11 +165,12 @@ mail_effect_unhide (MailMailbox *mailbox, guint32 content_id, guint32 uid, gbool
 
   g_mutex_lock (&mailbox->lock);
   MailMessage *message = get_locked (mailbox, content_id, uid);
+  /* Also when no listing has brought it yet. */
+  if (mailbox->content_id == content_id && mailbox->hiding != NULL)
+    g_hash_table_remove (mailbox->hiding, GUINT_TO_POINTER (uid));
   if (message != NULL && !is_visible (message))
     {
       message->local &= ~MAIL_LOCAL_HIDDEN;
-      if (mailbox->hiding != NULL)
-        g_hash_table_remove (mailbox->hiding, GUINT_TO_POINTER (uid));
       step.now = *message;
       step.has_now = TRUE;
       step.name = g_strdup (mail_mailbox_name_locked (mailbox, uid));

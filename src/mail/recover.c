@@ -230,7 +230,8 @@ name_again (MailMailbox *mailbox, guint32 uid, const char *file_name)
     mail_effect_name (mailbox, content_id, uid, name);
 }
 
-/* It is on the server; the name it was given may not have reached the index. */
+/* It is on the server; the name it was given may not have reached the index. What was written to it
+ * since then is not. */
 static void
 restore_done (MailChanges *changes, MailMailbox *mailbox, const MailJournalStaged *row)
 {
@@ -239,6 +240,11 @@ restore_done (MailChanges *changes, MailMailbox *mailbox, const MailJournalStage
       && load_mailbox (mailbox) == row->uidvalidity)
     name_again (mailbox, row->uid, row->name);
   mail_index_flush (changes->store->index);
+  if (row->dirty && spool_size (changes, row->id) > 0)
+    {
+      make_failed (changes, row->id, row->name, "the program that wrote it was interrupted");
+      return;
+    }
   mail_journal_begin (changes->journal);
   mail_journal_remove_staged (changes->journal, row->id);
   mail_journal_commit (changes->journal, NULL);
@@ -459,6 +465,20 @@ attach_file (MailChanges *changes, MailChange *change, guint32 id)
   return good;
 }
 
+/* Its file has been committed once more: it was answered, only this row had not gone yet. */
+static gboolean
+is_superseded (MailChanges *changes, const MailJournalChange *row)
+{
+  for (guint i = 0; i < changes->lost_changes->len; i++)
+    {
+      const MailJournalChange *other = changes->lost_changes->pdata[i];
+
+      if (other->kind == MAIL_CHANGE_APPEND && other->staged == row->staged && other->id > row->id)
+        return TRUE;
+    }
+  return FALSE;
+}
+
 static gboolean
 restore_change (MailChanges *changes, const MailJournalChange *row, gboolean final)
 {
@@ -471,6 +491,11 @@ restore_change (MailChanges *changes, const MailJournalChange *row, gboolean fin
   if (row->kind < MAIL_CHANGE_FLAGS || row->kind > MAIL_CHANGE_APPEND)
     {
       forget_change (changes, row, "it is of a kind this version does not know");
+      return TRUE;
+    }
+  if (file && is_superseded (changes, row))
+    {
+      forget_change (changes, row, NULL);
       return TRUE;
     }
   if (!whole && !final)

@@ -224,7 +224,8 @@ mail_staged_journal_locked (MailStaged *staged)
     .uidvalidity = staged->uidvalidity,
     .uid = staged->uid,
     .error = staged->error,
-    .dirty = staged->dirty && staged->state == MAIL_STAGED_QUEUED,
+    .dirty = staged->dirty
+             && (staged->state == MAIL_STAGED_QUEUED || staged->state == MAIL_STAGED_DONE),
   };
 
   if (staged->placeholder)
@@ -336,6 +337,19 @@ mail_staged_no_next (MailStaged *staged, const GError *error)
     }
 }
 
+/* Renamed over a message while it was on its way: what brought it takes that one away. */
+void
+mail_staged_pass_on_locked (MailStaged *staged)
+{
+  MailChange *change = staged->change;
+
+  if (change == NULL || change->replaces != 0 || staged->in_place || staged->retired)
+    return;
+  change->replaces_content = staged->replaces_content;
+  change->replaces_uidvalidity = staged->replaces_uidvalidity;
+  change->replaces = staged->replaces_uid;
+}
+
 void
 mail_staged_done_locked (MailStaged *staged, guint32 content_id, guint32 uidvalidity, guint32 uid)
 {
@@ -346,6 +360,7 @@ mail_staged_done_locked (MailStaged *staged, guint32 content_id, guint32 uidvali
   staged->content_id = content_id;
   staged->uidvalidity = uidvalidity;
   staged->uid = uid;
+  mail_staged_pass_on_locked (staged);
   staged->change = NULL;
   if (staged->placeholder && !staged->known)
     g_hash_table_remove (changes->staged, GUINT_TO_POINTER (staged->id));

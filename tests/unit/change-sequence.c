@@ -701,10 +701,15 @@ user_placeholder (Sequence *s)
 
   if (staged == NULL || target == NULL || !staged->placeholder)
     return;
-  say (s, "placeholder %u: %s", staged->source_uid, how & 1 ? "dropped" : "moved on");
+  guint32 replaced_uid = 0;
+  int replaced = (how & 1) == 0 && how >= 192 ? pick (s, target, how >> 1 & 31, &replaced_uid) : -1;
+  say (s, "placeholder %u: %s over tok%d (%u)", staged->source_uid,
+       how & 1 ? "dropped" : "moved on", replaced, replaced_uid);
+  if (replaced >= 0)
+    will_remove (s, target, replaced);
   if ((how & 1) == 0)
-    mail_staged_rename (staged, target, 0, "moved on", FALSE, 0, NULL, answered,
-                        wait_for (s, "move on", -1));
+    mail_staged_rename (staged, target, 0, "moved on", FALSE, replaced >= 0 ? replaced_uid : 0,
+                        NULL, answered, wait_for (s, "move on", -1));
   else
     {
       for (guint i = 0; i < s->tokens->len; i++)
@@ -947,6 +952,27 @@ check_message (Sequence *s, MailMailbox *mailbox, const MailMessage *seen,
   g_assert_cmpstr (mail_store_keywords (s->harness->store, seen->keywords), ==, message->keywords);
 }
 
+/* Whether a file that is still being written has been renamed over this message: it has its name,
+ * and the message goes only when the server has the file. */
+static gboolean
+is_covered (Sequence *s, MailMailbox *mailbox, guint32 uid)
+{
+  guint32 content_id = mail_mailbox_content_id (mailbox);
+  GHashTableIter iter;
+  gpointer value;
+
+  g_hash_table_iter_init (&iter, s->harness->store->changes->staged);
+  while (g_hash_table_iter_next (&iter, NULL, &value))
+    {
+      const MailStaged *staged = value;
+
+      if (staged->state == MAIL_STAGED_LOCAL && staged->listed && !staged->in_place
+          && staged->replaces_content == content_id && staged->replaces_uid == uid)
+        return TRUE;
+    }
+  return FALSE;
+}
+
 /* The mount shows what the server has. */
 static void
 check_shown (Sequence *s, ModelMailbox *model)
@@ -973,7 +999,7 @@ check_shown (Sequence *s, ModelMailbox *model)
 
       if (at < n && messages[at].uid == message->uid)
         check_message (s, mailbox, &messages[at++], message);
-      else if (!marked || expunges)
+      else if ((!marked || expunges) && !is_covered (s, mailbox, message->uid))
         {
           say (s, "tok%d (%u) of %s is hidden", token_of_message (message), message->uid,
                model->name);

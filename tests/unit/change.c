@@ -1077,16 +1077,41 @@ test_shown (gconstpointer data)
   harness_free (killed);
 }
 
+/* After a kill something is held back of which no listing has told yet, and then is not to go after
+ * all: the listing that brings it shows it. */
+static void
+test_shown_when_it_comes (void)
+{
+  Harness *harness = start (0, 0);
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  guint32 content_id = mail_mailbox_content_id (inbox);
+
+  guint32 uid = deliver (harness, "INBOX", "late");
+  mail_effect_hold (inbox, content_id, uid, FALSE);
+  mail_effect_show_again (harness->store, content_id, uid);
+  look (harness, inbox);
+  g_assert_cmpuint (n_listed (inbox), ==, 1);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  harness_free (harness);
+}
+
 /* --- killed, and what was replaced ---------------------------------------------------------------
  */
 
 static Harness *to_clone, *cloned;
+static const char *acting_at; /* here the user does something */
+static void (*acting) (void);
 
 /* Linked in the place of mail_failpoint. */
 void __wrap_mail_failpoint (const char *name);
 void
 __wrap_mail_failpoint (const char *name)
 {
+  if (g_strcmp0 (acting_at, name) == 0)
+    {
+      acting_at = NULL;
+      acting ();
+    }
   if (to_clone != NULL && cloned == NULL && strcmp (name, "replace-stored") == 0)
     cloned = harness_clone (to_clone);
 }
@@ -1128,6 +1153,308 @@ test_replaced_killed (gconstpointer data)
   g_assert_cmpuint (n_listed (inbox), ==, 1);
   g_assert_cmpuint (mail_mailbox_uid_of_name (inbox, "old"), ==, first_uid (inbox));
   mail_mailbox_unref (inbox);
+  harness_free (harness);
+}
+
+/* --- renamed and written when the answer comes ---------------------------------------------------
+ */
+
+static Told acted;
+
+static void
+rename_over (void)
+{
+  Told renamed = { 0 };
+
+  g_autoptr (MailMailbox) inbox = get_mailbox (renaming, "INBOX");
+  mail_staged_rename (renamed_file, inbox, 0, "first", FALSE, 1, NULL, told, &renamed);
+  g_assert_true (renamed.called);
+  g_assert_no_error (renamed.error);
+}
+
+static void
+write_next (void)
+{
+  g_autofree char *next = message_text ("next");
+
+  g_assert_true (mail_staged_truncate (renamed_file, 0, NULL));
+  g_assert_true (mail_staged_write (renamed_file, 0, next, strlen (next), NULL));
+}
+
+static void
+rename_and_write (void)
+{
+  rename_over ();
+  write_next ();
+}
+
+static void
+write_and_commit (void)
+{
+  write_next ();
+  mail_staged_commit (renamed_file, TRUE, told, &acted);
+}
+
+/* A message that is on its way, moved or copied, is renamed over another one: that one goes. */
+static void
+test_covered (gconstpointer copy)
+{
+  Harness *harness = start (0, 0);
+  Told done = { 0 };
+
+  deliver (harness, "INBOX", "old");
+  deliver (harness, "Archive", "new");
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailMailbox) archive = open_mailbox (harness, "Archive");
+  g_autoptr (MailStaged) staged = NULL;
+  if (copy != NULL)
+    {
+      staged = mail_stage_create (harness->store, inbox, 0, "x", FALSE, NULL);
+      g_assert_true (mail_staged_copy_from (staged, archive, 1, NULL));
+      mail_staged_commit (staged, FALSE, told, &done);
+    }
+  else
+    {
+      mail_change_move (harness->store, archive, 1, inbox, 0, "x", 0, NULL, told, &done);
+      staged = mail_stage_lookup (harness->store, inbox, 0, "x");
+    }
+  renaming = harness;
+  renamed_file = staged;
+  acting = rename_over;
+  acting_at = copy != NULL ? "copy-answered" : "move-answered";
+  wait_good (harness, &done);
+  settle (harness);
+  g_assert_null (acting_at);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of new"), ==, 1);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of old"), ==, 0);
+  g_assert_cmpuint (n_alive (harness, "Bin", "text of old"), ==, 1);
+  look (harness, inbox);
+  g_assert_cmpuint (n_listed (inbox), ==, 1);
+  g_assert_cmpuint (mail_mailbox_uid_of_name (inbox, "first"), ==, first_uid (inbox));
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&archive, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+}
+
+/* Renamed over a message of another mailbox while it is on its way, and written again: that one
+ * stays until the server has what takes its place. */
+static void
+test_covered_elsewhere (void)
+{
+  Harness *harness = start (0, 0);
+  g_autofree char *text = message_text ("new");
+  Told done = { 0 }, then = { 0 }, last = { 0 };
+
+  harness->trash = "none";
+  harness_close (harness);
+  harness_open (harness);
+  deliver (harness, "INBOX", "old");
+  deliver (harness, "INBOX", "other");
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailMailbox) archive = open_mailbox (harness, "Archive");
+  g_autoptr (MailStaged) staged = write_file (harness, archive, "x", text);
+  renaming = harness;
+  renamed_file = staged;
+  acting = rename_and_write;
+  acting_at = "append-answered";
+  mail_staged_commit (staged, FALSE, told, &done);
+  wait_good (harness, &done);
+  settle (harness);
+  g_assert_null (acting_at);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of old"), ==, 1);
+  g_assert_cmpuint (n_listed (inbox), ==, 1);
+  mail_staged_commit (staged, TRUE, told, &then);
+  wait_good (harness, &then);
+  settle (harness);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of next"), ==, 1);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of old"), ==, 0);
+  g_assert_cmpuint (n_alive (harness, "Archive", "text of new"), ==, 0);
+  /* And nothing is left to be complained of. */
+  mail_change_remove (harness->store, inbox, 2, told, &last);
+  wait_good (harness, &last);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&archive, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+}
+
+static char *
+name_writing (const char *name)
+{
+  renaming->store->naming.message_name = NULL;
+  write_and_commit ();
+  return g_strdup (name);
+}
+
+static void
+directory_writing (gpointer data, MailMailbox *mailbox)
+{
+  MailStoreEvents none = { 0 };
+
+  mail_store_set_events (renaming->store, &none, NULL);
+  write_and_commit ();
+}
+
+static void
+move_on_writing (void)
+{
+  static const MailStoreEvents writing = { .directory = directory_writing };
+  Told renamed = { 0 };
+
+  g_autoptr (MailMailbox) archive = get_mailbox (renaming, "Archive");
+  mail_staged_rename (renamed_file, archive, 0, "first", FALSE, 0, NULL, told, &renamed);
+  g_assert_no_error (renamed.error);
+  mail_store_set_events (renaming->store, &writing, NULL);
+}
+
+/* In the moment in which the message is put into the listing, the user writes the file anew: that
+ * is not lost, and who waits for it hears of it. */
+static void
+test_written_answered (gconstpointer moved)
+{
+  Harness *harness = start (0, 0);
+  const char *where = moved != NULL ? "Archive" : "INBOX";
+  g_autofree char *text = message_text ("new");
+  Told done = { 0 };
+
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailMailbox) archive = open_mailbox (harness, "Archive");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "x", text);
+  renaming = harness;
+  renamed_file = staged;
+  acted = (Told) { 0 };
+  mail_staged_commit (staged, FALSE, told, &done);
+  acting = move_on_writing;
+  acting_at = moved != NULL ? "append-answered" : NULL;
+  if (moved == NULL)
+    harness->store->naming.message_name = name_writing;
+  wait_good (harness, &done);
+  settle (harness);
+  g_assert_true (acted.called);
+  g_assert_no_error (acted.error);
+  g_assert_cmpuint (n_alive (harness, where, "text of next"), ==, 1);
+  g_assert_cmpuint (n_alive (harness, where, "text of new"), ==, 0);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of new"), ==, 0);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&archive, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+}
+
+static void
+directory_cloning (gpointer data, MailMailbox *mailbox)
+{
+  MailStoreEvents none = { 0 };
+
+  mail_store_set_events (renaming->store, &none, NULL);
+  cloned = harness_clone (renaming);
+}
+
+static void
+rename_write_and_die (void)
+{
+  static const MailStoreEvents dying = { .directory = directory_cloning };
+
+  rename_and_write ();
+  mail_store_set_events (renaming->store, &dying, NULL);
+}
+
+/* Killed when the file has just become a message: what was written to it meanwhile is kept. */
+static void
+test_written_killed (void)
+{
+  Harness *harness = start (0, 0);
+  g_autofree char *text = message_text ("new");
+  Told done = { 0 };
+
+  deliver (harness, "INBOX", "old");
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "x", text);
+  renaming = harness;
+  renamed_file = staged;
+  acting = rename_write_and_die;
+  acting_at = "append-answered";
+  mail_staged_commit (staged, FALSE, told, &done);
+  wait_good (harness, &done);
+  settle (harness);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+
+  harness = g_steal_pointer (&cloned);
+  g_assert_nonnull (harness);
+  harness_open (harness);
+  settle (harness);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of new"), ==, 1);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of old"), ==, 0);
+  g_assert_cmpuint (model_count (harness->server, "text of next"), ==, 0);
+  g_assert_cmpuint (n_failed (harness, "text of next"), ==, 1);
+  harness_close (harness);
+  harness_open (harness);
+  g_assert_cmpuint (n_failed (harness, "text of next"), ==, 1);
+  harness_free (harness);
+}
+
+static void
+clone_now (void)
+{
+  cloned = harness_clone (renaming);
+}
+
+static void
+write_commit_and_die (void)
+{
+  write_and_commit ();
+  acting = clone_now;
+  acting_at = "append-journaled";
+}
+
+static void
+rename_write_commit_and_die (void)
+{
+  rename_over ();
+  write_commit_and_die ();
+}
+
+/* Killed when the next version has just been committed, and what was sent before is still in the
+ * journal: it is not taken for the next version. */
+static void
+test_next_killed (gconstpointer elsewhere)
+{
+  Harness *harness = start (0, 0);
+  g_autofree char *text = message_text ("news");
+  Told done = { 0 };
+
+  deliver (harness, "INBOX", "old");
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailMailbox) archive = open_mailbox (harness, "Archive");
+  g_autoptr (MailStaged) staged = write_file (harness, archive, "x", text);
+  renaming = harness;
+  renamed_file = staged;
+  acted = (Told) { 0 };
+  mail_staged_commit (staged, FALSE, told, &done);
+  acting = elsewhere != NULL ? rename_write_commit_and_die : write_commit_and_die;
+  acting_at = "append-answered";
+  wait_good (harness, &done);
+  settle (harness);
+  g_assert_null (acting_at);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&archive, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+
+  harness = g_steal_pointer (&cloned);
+  const char *where = elsewhere != NULL ? "INBOX" : "Archive";
+  harness_open (harness);
+  settle (harness);
+  g_assert_cmpuint (n_alive (harness, where, "text of next"), ==, 1);
+  g_assert_cmpuint (model_count (harness->server, "text of next"), ==, 1);
+  g_assert_cmpuint (n_alive (harness, "Archive", "text of news"), ==, 0);
+  g_autoptr (MailMailbox) mailbox = open_mailbox (harness, where);
+  g_autofree char *read = read_message (harness, mailbox, first_uid (mailbox));
+  g_assert_nonnull (strstr (read, "text of next"));
+  g_clear_pointer (&mailbox, mail_mailbox_unref);
   harness_free (harness);
 }
 
@@ -1214,6 +1541,15 @@ main (int argc, char **argv)
                                                servers[i / 2].name);
       g_test_add_data_func (path, GUINT_TO_POINTER (i), test_replaced_killed);
     }
+  g_test_add_func ("/change/shown/when-it-comes", test_shown_when_it_comes);
+  g_test_add_data_func ("/change/covered/move", NULL, test_covered);
+  g_test_add_data_func ("/change/covered/copy", "", test_covered);
+  g_test_add_func ("/change/covered/elsewhere", test_covered_elsewhere);
+  g_test_add_data_func ("/change/written/when-listed", NULL, test_written_answered);
+  g_test_add_data_func ("/change/written/when-moved-on", "", test_written_answered);
+  g_test_add_func ("/change/written/killed", test_written_killed);
+  g_test_add_data_func ("/change/written/next-killed", NULL, test_next_killed);
+  g_test_add_data_func ("/change/written/next-killed-elsewhere", "", test_next_killed);
   g_test_add_func ("/change/overwritten", test_overwritten);
   for (guint i = 0; i < G_N_ELEMENTS (rewrites); i++)
     {
