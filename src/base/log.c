@@ -154,11 +154,16 @@ mail_log_escape (const char *data, gssize length, gsize max)
 static guint64 counters[MAIL_N_COUNTERS]; /* atomic */
 
 static const char *const counter_names[MAIL_N_COUNTERS] = {
-  [MAIL_COUNTER_REQUESTS] = "requests",       [MAIL_COUNTER_HITS] = "hits",
-  [MAIL_COUNTER_MISSES] = "misses",           [MAIL_COUNTER_BYTES_IN] = "bytes_in",
-  [MAIL_COUNTER_BYTES_OUT] = "bytes_out",     [MAIL_COUNTER_COMMANDS] = "commands",
-  [MAIL_COUNTER_ROUND_TRIPS] = "round_trips", [MAIL_COUNTER_CONNECTS] = "connects",
-  [MAIL_COUNTER_RECONNECTS] = "reconnects",   [MAIL_COUNTER_EVICTIONS] = "evictions",
+  [MAIL_COUNTER_REQUESTS] = "requests",
+  [MAIL_COUNTER_HITS] = "hits",
+  [MAIL_COUNTER_MISSES] = "misses",
+  [MAIL_COUNTER_BYTES_IN] = "bytes_in",
+  [MAIL_COUNTER_BYTES_OUT] = "bytes_out",
+  [MAIL_COUNTER_COMMANDS] = "commands",
+  [MAIL_COUNTER_ROUND_TRIPS] = "round_trips",
+  [MAIL_COUNTER_CONNECTS] = "connects",
+  [MAIL_COUNTER_RECONNECTS] = "reconnects",
+  [MAIL_COUNTER_EVICTIONS] = "evictions",
   [MAIL_COUNTER_AHEAD] = "ahead",
 };
 
