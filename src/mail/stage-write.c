@@ -174,7 +174,13 @@ copy_to_file_locked (MailStaged *staged, gboolean keep, GError **error)
   staged->changes->spool_bytes += size;
   g_clear_pointer (&staged->source, mail_mailbox_unref);
   g_clear_pointer (&staged->source_name, g_free);
-  return TRUE;
+  staged->source_content = staged->source_uidvalidity = staged->source_uid = 0;
+  if (staged->fd < 0)
+    staged->fd = mail_spool_open (staged->changes, staged->id, !keep, error);
+  /* A row that still says "a copy" would bring back the source's bytes after a kill. */
+  if (staged->fd >= 0)
+    rewrite_row_locked (staged);
+  return staged->fd >= 0;
 }
 
 /* The message it became is there already: what is written now takes its place. */
