@@ -169,6 +169,17 @@ keep_dir_locked (MailCache *cache, CacheBucket *bucket, int fd)
     }
 }
 
+DIR *
+cache_open_list (int parent_fd, const char *name)
+{
+  int fd = openat (parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  DIR *dir = fd < 0 ? NULL : fdopendir (fd);
+
+  if (!dir && fd >= 0)
+    close (fd);
+  return dir;
+}
+
 int
 cache_dir_acquire (MailCache *cache, CacheBucket *bucket, gboolean create)
 {

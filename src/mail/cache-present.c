@@ -8,8 +8,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <unistd.h>
 
 #define WORD_BITS 64
 #define BUCKET_UIDS (1u << CACHE_BUCKET_SHIFT)
@@ -29,17 +27,6 @@ set_bit (guint64 *bits, guint bit, gboolean on)
   bits[bit / WORD_BITS] = on ? bits[bit / WORD_BITS] | mask : bits[bit / WORD_BITS] & ~mask;
 }
 
-static DIR *
-open_list (int dir_fd)
-{
-  int fd = openat (dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  DIR *dir = fd >= 0 ? fdopendir (fd) : NULL;
-
-  if (dir == NULL && fd >= 0)
-    close (fd);
-  return dir;
-}
-
 /* NULL: it cannot be listed now. */
 static guint64 *
 list (MailCache *cache, CacheBucket *bucket)
@@ -51,7 +38,7 @@ list (MailCache *cache, CacheBucket *bucket)
 
   if (dir_fd < 0)
     return errno == ENOENT ? g_new0 (guint64, BUCKET_WORDS) : NULL;
-  DIR *dir = open_list (dir_fd);
+  DIR *dir = cache_open_list (dir_fd, ".");
   cache_dir_release (cache, bucket);
   if (dir == NULL)
     return NULL;

@@ -15,6 +15,7 @@
 
 #include "mailfs/cache.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <sys/stat.h>
 
@@ -218,6 +219,8 @@ void cache_trim_memory (MailCache *cache);
 void cache_file_name (const CacheKey *key, char name_out[CACHE_NAME_BYTES]);
 gboolean cache_parse_name (const char *name, guint32 *uid_out, guint *variant_out);
 gboolean cache_parse_hex (const char *text, guint32 *value_out);
+/* A directory to be read; name is one component. NULL with errno. */
+DIR *cache_open_list (int parent_fd, const char *name);
 /* A descriptor of the bucket's directory, to be released; -1 with errno. Takes the cache's lock. */
 int cache_dir_acquire (MailCache *cache, CacheBucket *bucket, gboolean create);
 void cache_dir_release (MailCache *cache, CacheBucket *bucket);

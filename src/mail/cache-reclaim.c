@@ -55,17 +55,6 @@ typedef struct
   gint64 used_at;
 } Entry;
 
-static DIR *
-open_list (int parent_fd, const char *name)
-{
-  int fd = openat (parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  DIR *dir = fd < 0 ? NULL : fdopendir (fd);
-
-  if (!dir && fd >= 0)
-    close (fd);
-  return dir;
-}
-
 static gboolean
 is_dots (const char *name)
 {
@@ -86,7 +75,7 @@ list_bucket (MailCache *cache, guint32 content_id, guint32 number)
   if (parent_fd < 0)
     return NULL;
   g_snprintf (path, sizeof path, "%x", number);
-  dir = open_list (parent_fd, path);
+  dir = cache_open_list (parent_fd, path);
   close (parent_fd);
   if (!dir)
     return NULL;
@@ -173,7 +162,7 @@ count_bucket (MailCache *cache, CacheBucket *bucket)
 static void
 count_content (MailCache *cache, guint32 content_id, const char *name)
 {
-  DIR *dir = open_list (cache->data_fd, name);
+  DIR *dir = cache_open_list (cache->data_fd, name);
   struct dirent *d;
   guint32 number;
 
@@ -196,7 +185,7 @@ count_content (MailCache *cache, guint32 content_id, const char *name)
 static void
 count_all (MailCache *cache)
 {
-  DIR *dir = cache->data_fd < 0 ? NULL : open_list (cache->data_fd, ".");
+  DIR *dir = cache->data_fd < 0 ? NULL : cache_open_list (cache->data_fd, ".");
   struct dirent *d;
   guint32 content_id;
   GHashTableIter iter;
@@ -395,7 +384,7 @@ remove_tree (int parent_fd, const char *name, guint depth)
 
   if (unlinkat (parent_fd, name, 0) == 0 || errno == ENOENT || depth == 0)
     return;
-  dir = open_list (parent_fd, name);
+  dir = cache_open_list (parent_fd, name);
   while (dir && (d = readdir (dir)))
     if (!is_dots (d->d_name))
       remove_tree (dirfd (dir), d->d_name, depth - 1);
@@ -407,7 +396,7 @@ remove_tree (int parent_fd, const char *name, guint depth)
 static void
 empty_trash (MailCache *cache)
 {
-  DIR *dir = cache->trash_fd < 0 ? NULL : open_list (cache->trash_fd, ".");
+  DIR *dir = cache->trash_fd < 0 ? NULL : cache_open_list (cache->trash_fd, ".");
   struct dirent *d;
 
   while (dir && (d = readdir (dir)) && !is_stopping (cache))
@@ -497,7 +486,7 @@ compare_ids (const void *a, const void *b)
 void
 mail_cache_retain_contents (MailCache *cache, const guint32 *ids, guint n_ids)
 {
-  DIR *dir = cache->data_fd < 0 ? NULL : open_list (cache->data_fd, ".");
+  DIR *dir = cache->data_fd < 0 ? NULL : cache_open_list (cache->data_fd, ".");
   struct dirent *d;
 
   /* Looked at and put aside now, so that no later content can be meant; deleted later. */
