@@ -219,13 +219,14 @@ schedule_retry (MailChanges *changes, guint milliseconds)
   g_source_attach (changes->retry, changes->store->net);
 }
 
-/* Known not to have happened: it can be taken back. */
+/* Known not to have happened: it can be taken back. Flags and removal for good note no steps; a
+ * removal to the trash does, and has none of its tries counted while it is between two of them. */
 static gboolean
 is_certain (const MailChange *change)
 {
-  if (change->kind == MAIL_CHANGE_FLAGS || change->kind == MAIL_CHANGE_REMOVE)
-    return change->n_tries == 0;
-  return change->step == MAIL_STEP_NEW;
+  gboolean notes_steps = change->kind != MAIL_CHANGE_FLAGS && change->kind != MAIL_CHANGE_REMOVE;
+
+  return change->step == MAIL_STEP_NEW && (notes_steps || change->n_tries == 0);
 }
 
 /* Whoever waits is told. What is known not to have happened is taken back; what may have happened
