@@ -48,7 +48,9 @@ typedef struct
 } MailNaming;
 
 /* What the kernel must be told. Net thread, or a thread that calls into the store; no locks held.
- * old and now are NULL when it came or went; name is the user's name for it, or NULL. */
+ * What the kernel did itself when it was asked to, with names, it is not told.
+ * message: old and now are NULL when it came or went; name is the user's name for it, or NULL, and
+ * NULL too for what came under a name that was no other file's. */
 typedef struct
 {
   void (*message) (gpointer user_data, MailMailbox *mailbox, const MailMessage *old,

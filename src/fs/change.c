@@ -157,8 +157,9 @@ rename_message (Rename *rename, FsOp *op)
       mail_change_move (store, rename->from.mailbox, uid, rename->to.mailbox,
                         fs_area (rename->to.kind), rename->new_name, replaces,
                         rename->target.staged, fs_change_done, op);
-      /* The kernel takes the old inode along to the new name; there it is another. */
-      fs_notify_entry (rename->server, rename->to.ino, rename->new_name);
+      /* The kernel takes the old inode along to the new name; there it is another. That one will
+       * do for the burst that this may be a part of. */
+      fs_notify_entry_later (rename->server, rename->to.ino, rename->new_name);
       return;
     }
   rename_here (rename);

@@ -124,6 +124,21 @@ try_staged (FsOp *op, const FsNode *dir)
   return TRUE;
 }
 
+/* When a message goes, the kernel is told of the name it is listed under, or knows it. The other,
+ * that of its UID, must not outlive it. */
+static gboolean
+is_listed_name (FsOp *op, const FsNode *dir, const MailMessage *message)
+{
+  g_autofree char *given = mail_mailbox_name_of (dir->mailbox, message->uid);
+  MailMailboxInfoNow info;
+
+  if (given == NULL)
+    return TRUE;
+  mail_mailbox_info (dir->mailbox, &info);
+  g_autofree char *listed = fs_message_name (op->server, info.uidvalidity, message, given);
+  return strcmp (op->name, listed) == 0;
+}
+
 /* Answers when the message is there; FALSE: it is not. */
 static gboolean
 try_message (FsOp *op, const FsNode *dir)
@@ -141,7 +156,7 @@ try_message (FsOp *op, const FsNode *dir)
     return TRUE;
   mail_mailbox_find (dir->mailbox, message.uid, &message);
   fs_stat_message (op->server, dir->mailbox, content_id, &message, &st);
-  fs_reply_entry (op, &st, FS_TIMEOUT);
+  fs_reply_entry (op, &st, is_listed_name (op, dir, &message) ? FS_TIMEOUT : 0);
   return TRUE;
 }
 

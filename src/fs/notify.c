@@ -8,25 +8,39 @@
  */
 #include "fs/private.h"
 
+#include <poll.h>
 #include <string.h>
 
-#define BUSY_DELAY (50 * G_TIME_SPAN_MILLISECOND)
+#define DIR_DELAY (5 * G_TIME_SPAN_MILLISECOND) /* a burst of changes is one notice */
+#define QUIET 2u                                /* ms without a request */
+#define NAMES_POLL G_GINT64_CONSTANT (200)      /* µs */
+#define MOVED_POLL (3 * G_TIME_SPAN_MILLISECOND)
 
 typedef struct
 {
   fuse_ino_t ino;    /* of the inode, or of the directory when name is set */
   gboolean contents; /* pages (a directory's listing) too, not only attributes */
+  gboolean is_dir;   /* in the set of those that are to be told already */
   char *name;        /* an entry that is no longer so */
   GArray *uids;      /* of messages of this content id, whose bytes the kernel is to have */
   guint32 content_id;
   gint64 delay; /* µs before it is told */
-  gint64 due;   /* monotonic µs, once put off */
+  gint64 due;   /* monotonic µs: not before */
 } Notice;
+
+/* What waits for its time, or for a moment in which it may be told. */
+typedef struct
+{
+  GSequence *later; /* by due */
+  GQueue names;     /* that others took away */
+  GQueue moved;     /* names that the kernel took along */
+} Kept;
 
 struct FsNotify
 {
   FsServer *server;
   GAsyncQueue *queue; /* of Notice; one with ino 0 ends the thread */
+  GHashTable *dirs;   /* inodes of directories with a notice on its way; under the server's lock */
   GThread *thread;
   gint stopped; /* atomic */
 };
@@ -47,6 +61,12 @@ tell (FsServer *server, const Notice *notice)
 {
   struct fuse_session *session = server->session;
 
+  if (notice->is_dir)
+    {
+      g_mutex_lock (&server->lock);
+      g_hash_table_remove (server->notify->dirs, GSIZE_TO_POINTER (notice->ino));
+      g_mutex_unlock (&server->lock);
+    }
   if (notice->uids != NULL)
     fs_hand_on_cached (server, notice->content_id, (const guint32 *)notice->uids->data,
                        notice->uids->len);
@@ -64,36 +84,108 @@ compare_due (gconstpointer a, gconstpointer b, gpointer unused)
   return left->due < right->due ? -1 : left->due > right->due;
 }
 
-static void
-put_off (GQueue *later, Notice *notice, gint64 delay)
+/* No request is in hand and none waits to be taken. */
+static gboolean
+is_idle (FsServer *server)
 {
-  notice->due = g_get_monotonic_time () + delay;
-  g_queue_insert_sorted (later, notice, compare_due, NULL);
+  struct pollfd fd = { .fd = fuse_session_fd (server->session), .events = POLLIN };
+
+  return !g_atomic_int_get (&server->handling) && poll (&fd, 1, 0) >= 0
+         && (fd.revents & POLLIN) == 0 && !g_atomic_int_get (&server->handling);
 }
 
-/* The next notice that is due. To drop an entry the kernel takes the directory's lock, and nothing
- * wakes us from waiting for it, not even SIGKILL: then the mount would hang for ever with the
- * request that holds it. So while such a request waits for the server, the notice waits too. */
+/* To drop an entry the kernel takes the directory's lock, and nothing wakes us from waiting for it,
+ * not even SIGKILL: a daemon that is killed then would leave a mount that hangs for ever, with the
+ * request that holds the lock and is never answered. So an entry is dropped only while no request
+ * holds its directory, parked or in hand. */
 static Notice *
-next_notice (FsNotify *notify, GQueue *later)
+take_name (FsServer *server, GQueue *names)
+{
+  Notice *first = g_queue_peek_head (names);
+
+  if (first == NULL || !is_idle (server))
+    return NULL;
+  g_queue_pop_head (names);
+  if (!fs_dir_is_busy (server, first->ino))
+    return first;
+  g_queue_push_tail (names, first);
+  return NULL;
+}
+
+/* Whoever moves one message upon the other would send the next request just now: when he pauses. */
+static Notice *
+take_moved_name (FsServer *server, GQueue *moved)
+{
+  const Notice *first = g_queue_peek_head (moved);
+  gint64 now = g_get_monotonic_time ();
+  guint quiet = (guint)(now / G_TIME_SPAN_MILLISECOND)
+                - (guint)g_atomic_int_get (&server->idle_since);
+
+  return first != NULL && first->due <= now && quiet >= QUIET ? take_name (server, moved) : NULL;
+}
+
+static Notice *
+take_due (GSequence *later)
+{
+  GSequenceIter *first = g_sequence_get_begin_iter (later);
+  Notice *notice = !g_sequence_iter_is_end (first) ? g_sequence_get (first) : NULL;
+
+  if (notice == NULL || notice->due > g_get_monotonic_time ())
+    return NULL;
+  g_sequence_remove (first);
+  return notice;
+}
+
+/* µs until one of those that are kept may be told, or 0 when there is none. */
+static guint64
+time_to_wait (const Kept *kept)
+{
+  GSequenceIter *first = g_sequence_get_begin_iter (kept->later);
+  const Notice *moved = g_queue_peek_head ((GQueue *)&kept->moved);
+  gint64 now = g_get_monotonic_time (), wait = G_MAXINT64;
+
+  if (!g_sequence_iter_is_end (first))
+    wait = MAX (((Notice *)g_sequence_get (first))->due - now, 1);
+  if (moved != NULL)
+    wait = MIN (wait, MAX (moved->due - now, MOVED_POLL));
+  if (kept->names.length > 0)
+    wait = MIN (wait, NAMES_POLL);
+  return wait == G_MAXINT64 ? 0 : (guint64)wait;
+}
+
+/* TRUE: it may be told now. */
+static gboolean
+sort_in (Kept *kept, Notice *notice)
+{
+  notice->due = g_get_monotonic_time () + notice->delay;
+  if (notice->name != NULL)
+    g_queue_push_tail (notice->delay != 0 ? &kept->moved : &kept->names, notice);
+  else if (notice->delay != 0)
+    g_sequence_insert_sorted (kept->later, notice, compare_due, NULL);
+  else
+    return TRUE;
+  return FALSE;
+}
+
+/* The next notice that may be told now. */
+static Notice *
+next_notice (FsNotify *notify, Kept *kept)
 {
   for (;;)
     {
-      Notice *first = g_queue_peek_head (later);
-      gint64 wait = first != NULL ? MAX (first->due - g_get_monotonic_time (), 1) : 0;
-      Notice *notice = first != NULL ? g_async_queue_timeout_pop (notify->queue, (guint64)wait)
-                                     : g_async_queue_pop (notify->queue);
+      Notice *notice = take_due (kept->later);
 
       if (notice == NULL)
-        notice = g_queue_pop_head (later);
-      else if (notice->delay != 0)
-        {
-          put_off (later, notice, notice->delay);
-          continue;
-        }
-      if (notice->name == NULL || !fs_dir_is_busy (notify->server, notice->ino))
+        notice = take_name (notify->server, &kept->names);
+      if (notice == NULL)
+        notice = take_moved_name (notify->server, &kept->moved);
+      if (notice != NULL)
         return notice;
-      put_off (later, notice, BUSY_DELAY);
+      guint64 wait = time_to_wait (kept);
+      notice = wait != 0 ? g_async_queue_timeout_pop (notify->queue, wait)
+                         : g_async_queue_pop (notify->queue);
+      if (notice != NULL && sort_in (kept, notice))
+        return notice;
     }
 }
 
@@ -101,19 +193,24 @@ static gpointer
 run (gpointer data)
 {
   FsNotify *notify = data;
-  GQueue later = G_QUEUE_INIT;
+  Kept kept = { g_sequence_new (NULL), G_QUEUE_INIT, G_QUEUE_INIT };
   gboolean end = FALSE;
 
   while (!end)
     {
-      Notice *notice = next_notice (notify, &later);
+      Notice *notice = next_notice (notify, &kept);
 
       end = notice->ino == 0 && notice->uids == NULL;
       if (!end)
         tell (notify->server, notice);
       notice_free (notice);
     }
-  g_queue_clear_full (&later, notice_free);
+  for (GSequenceIter *at = g_sequence_get_begin_iter (kept.later); !g_sequence_iter_is_end (at);
+       at = g_sequence_iter_next (at))
+    notice_free (g_sequence_get (at));
+  g_sequence_free (kept.later);
+  g_queue_clear_full (&kept.names, notice_free);
+  g_queue_clear_full (&kept.moved, notice_free);
   g_atomic_int_set (&notify->stopped, TRUE);
   return NULL;
 }
@@ -129,10 +226,36 @@ push (FsServer *server, fuse_ino_t ino, gboolean contents, const char *name)
   g_async_queue_push (server->notify->queue, notice);
 }
 
+static void
+push_dir (FsServer *server, fuse_ino_t dir)
+{
+  g_mutex_lock (&server->lock);
+  gboolean is_first = g_hash_table_add (server->notify->dirs, GSIZE_TO_POINTER (dir));
+  g_mutex_unlock (&server->lock);
+  if (!is_first)
+    return;
+  Notice *notice = g_new0 (Notice, 1);
+  notice->ino = dir;
+  notice->contents = notice->is_dir = TRUE;
+  notice->delay = DIR_DELAY;
+  g_async_queue_push (server->notify->queue, notice);
+}
+
 void
 fs_notify_entry (FsServer *server, fuse_ino_t dir, const char *name)
 {
   push (server, dir, FALSE, name);
+}
+
+void
+fs_notify_entry_later (FsServer *server, fuse_ino_t dir, const char *name)
+{
+  Notice *notice = g_new0 (Notice, 1);
+
+  notice->ino = dir;
+  notice->name = g_strdup (name);
+  notice->delay = G_TIME_SPAN_SECOND;
+  g_async_queue_push (server->notify->queue, notice);
 }
 
 static FsNodeKind
@@ -180,8 +303,7 @@ message_changed (gpointer user_data, MailMailbox *mailbox, const MailMessage *ol
 
   if (old == NULL)
     {
-      /* The directory's own notice says enough, but for a name that was another file's before: what
-       * was being written, or the message in whose place it was. */
+      /* The directory's own notice says enough, but for a name that was another file's before. */
       if (now != NULL && given != NULL)
         push (server, fs_ino_mailbox (mailbox, dir_of (server, now)), FALSE, given);
       return;
@@ -269,11 +391,11 @@ directory_changed (gpointer user_data, MailMailbox *mailbox)
 {
   FsServer *server = user_data;
 
-  push (server, fs_ino_mailbox (mailbox, FS_NODE_MAILBOX), TRUE, NULL);
+  push_dir (server, fs_ino_mailbox (mailbox, FS_NODE_MAILBOX));
   if (fs_is_maildir (server))
     {
-      push (server, fs_ino_mailbox (mailbox, FS_NODE_CUR), TRUE, NULL);
-      push (server, fs_ino_mailbox (mailbox, FS_NODE_NEW), TRUE, NULL);
+      push_dir (server, fs_ino_mailbox (mailbox, FS_NODE_CUR));
+      push_dir (server, fs_ino_mailbox (mailbox, FS_NODE_NEW));
     }
 }
 
@@ -304,6 +426,7 @@ fs_notify_new (FsServer *server)
 
   notify->server = server;
   notify->queue = g_async_queue_new_full (notice_free);
+  notify->dirs = g_hash_table_new (NULL, NULL);
   notify->thread = g_thread_new ("notify", run, notify);
   return notify;
 }
@@ -326,5 +449,6 @@ fs_notify_free (FsNotify *notify)
   fs_notify_stop (notify);
   g_thread_join (notify->thread);
   g_async_queue_unref (notify->queue);
+  g_hash_table_unref (notify->dirs);
   g_free (notify);
 }

@@ -60,6 +60,8 @@ struct FsServer
   GHashTable *vacated; /* inodes (gint64) of messages that left their UID name; under lock */
   GQueue waiting;              /* FsOp links: those that may be parked; under lock */
   GMutex ahead_lock;           /* while the kernel takes bytes; see ahead.c */
+  gint handling;   /* atomic: the loop has a request in hand, or may */
+  gint idle_since; /* atomic: when it last had, monotonic ms that overflow */
   gint leaving;    /* atomic: nobody answers through the session any more */
   GThread *leaver; /* but this one, while it waits for those that tell the kernel things */
 };
@@ -259,10 +261,11 @@ void fs_snapshots_free (FsServer *server);
 /* --- notify.c -------------------------------------------------------------------------------- */
 
 FsNotify *fs_notify_new (FsServer *server);
-/* The kernel must look this name up anew. */
 /* Its pages. */
 void fs_notify_contents (FsServer *server, fuse_ino_t ino);
+/* The kernel must look this name up anew. Later: after a second, once it asks for nothing. */
 void fs_notify_entry (FsServer *server, fuse_ino_t dir, const char *name);
+void fs_notify_entry_later (FsServer *server, fuse_ino_t dir, const char *name);
 /* The same for the name of a message. */
 void fs_notify_message (FsServer *server, MailMailbox *mailbox, guint32 uid);
 /* Told by the store. */

@@ -155,12 +155,15 @@ fs_server_run (FsServer *server)
   fcntl (fd, F_SETFL, fcntl (fd, F_GETFL) | O_NONBLOCK);
   while (!fuse_session_exited (server->session))
     {
+      g_atomic_int_set (&server->handling, TRUE);
       n = fuse_session_receive_buf (server->session, &buffer);
+      g_atomic_int_set (&server->handling, n > 0);
       if (n > 0)
         {
           brisk = may_spin && g_get_monotonic_time () - idle_since < SPIN;
           fuse_session_process_buf (server->session, &buffer);
           idle_since = g_get_monotonic_time ();
+          g_atomic_int_set (&server->idle_since, (gint)(idle_since / G_TIME_SPAN_MILLISECOND));
         }
       else if (n == -EAGAIN && brisk && g_get_monotonic_time () - idle_since < SPIN)
         sched_yield (); /* whoever has work goes first */
@@ -169,6 +172,7 @@ fs_server_run (FsServer *server)
       else if (n != -EINTR)
         break;
     }
+  g_atomic_int_set (&server->handling, FALSE);
   free (buffer.mem);
   return n >= 0 || n == -EAGAIN || n == -EINTR;
 }

@@ -16,6 +16,7 @@ typedef struct
   guint32 content_id;
   MailMessage old, now;
   gboolean has_old, has_now;
+  gboolean takes_over; /* the name was another message's until now, unknown to the kernel */
   char *name;
 } Step;
 
@@ -41,6 +42,13 @@ is_visible (const MailMessage *message)
 }
 
 static void
+tell_directory (MailMailbox *mailbox)
+{
+  if (mailbox->store->events.directory != NULL)
+    mailbox->store->events.directory (mailbox->store->events_data, mailbox);
+}
+
+static void
 tell (Step *step, gboolean entries)
 {
   const MailStoreEvents *events = &step->mailbox->store->events;
@@ -50,9 +58,9 @@ tell (Step *step, gboolean entries)
 
   if (events->message != NULL && (was || is))
     events->message (data, step->mailbox, was ? &step->old : NULL, is ? &step->now : NULL,
-                     step->name);
-  if (entries && events->directory != NULL)
-    events->directory (data, step->mailbox);
+                     was || step->takes_over ? step->name : NULL);
+  if (entries)
+    tell_directory (step->mailbox);
   g_free (step->name);
 }
 
@@ -64,8 +72,7 @@ mail_effect_directory (MailMailbox *mailbox)
   mailbox->mtime_given = FALSE;
   mail_mailbox_touch_locked (mailbox);
   g_mutex_unlock (&mailbox->lock);
-  if (mailbox->store->events.directory != NULL)
-    mailbox->store->events.directory (mailbox->store->events_data, mailbox);
+  tell_directory (mailbox);
 }
 
 guint32
@@ -144,10 +151,8 @@ mail_effect_hidden (MailMailbox *mailbox, guint32 content_id, guint32 uid)
   const MailMessage *message = get_locked (mailbox, content_id, uid);
   if (message != NULL)
     {
-      step.now = step.old = *message;
-      step.old.local &= ~MAIL_LOCAL_HIDDEN;
-      step.has_now = step.has_old = TRUE;
-      step.name = g_strdup (mail_mailbox_name_locked (mailbox, uid));
+      step.now = *message;
+      step.has_now = TRUE;
       mailbox->generation++;
       mail_mailbox_touch_locked (mailbox);
     }
@@ -155,7 +160,7 @@ mail_effect_hidden (MailMailbox *mailbox, guint32 content_id, guint32 uid)
   if (!step.has_now)
     return;
   put_message (&step);
-  tell (&step, TRUE);
+  tell_directory (mailbox); /* the name: whoever asked for this has taken it away in the kernel */
 }
 
 void
@@ -173,16 +178,12 @@ mail_effect_unhide (MailMailbox *mailbox, guint32 content_id, guint32 uid, gbool
       message->local &= ~MAIL_LOCAL_HIDDEN;
       step.now = *message;
       step.has_now = TRUE;
-      step.name = g_strdup (mail_mailbox_name_locked (mailbox, uid));
       mailbox->generation++;
       mail_mailbox_touch_locked (mailbox);
     }
   g_mutex_unlock (&mailbox->lock);
   if (!step.has_now || !heard)
-    {
-      g_free (step.name);
-      return;
-    }
+    return;
   put_message (&step);
   tell (&step, TRUE);
 }
@@ -250,14 +251,12 @@ void
 mail_effect_name (MailMailbox *mailbox, guint32 content_id, guint32 uid, const char *name)
 {
   Step step = { .mailbox = mailbox, .content_id = content_id };
-  g_autofree char *old_name = NULL;
   MailIndexBatch *batch = mail_index_batch_new ();
 
   g_mutex_lock (&mailbox->lock);
   MailMessage *message = get_locked (mailbox, content_id, uid);
   if (message != NULL)
     {
-      old_name = g_strdup (mail_mailbox_name_locked (mailbox, uid));
       step.old = *message;
       set_name_locked (mailbox, content_id, message, name, batch);
       message->changed = changed_now ();
@@ -270,15 +269,8 @@ mail_effect_name (MailMailbox *mailbox, guint32 content_id, guint32 uid, const c
     }
   g_mutex_unlock (&mailbox->lock);
   mail_index_queue (mailbox->store->index, batch);
-  if (!step.has_now)
-    return;
-  /* The entry of the old name goes, then one of the new name comes. */
-  Step gone = step;
-  gone.has_now = FALSE;
-  gone.name = g_steal_pointer (&old_name);
-  tell (&gone, FALSE);
-  step.has_old = FALSE;
-  tell (&step, TRUE);
+  if (step.has_now)
+    tell (&step, TRUE);
 }
 
 static void
@@ -390,6 +382,7 @@ mail_effect_insert (MailMailbox *mailbox, guint32 uidvalidity, const MailMessage
         now->local |= MAIL_LOCAL_OLD;
       step.now = *now;
       step.has_now = TRUE;
+      step.takes_over = staged != NULL && staged->in_place;
       step.name = g_strdup (mail_mailbox_name_locked (mailbox, message->uid));
       mail_index_batch_put (batch, step.content_id, now, 1);
       mailbox->generation++;

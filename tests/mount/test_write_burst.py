@@ -3,6 +3,7 @@
 of it on the server in the end."""
 import os
 import signal
+import subprocess
 
 import pytest
 
@@ -204,3 +205,26 @@ def test_killed(make, work):
     assert sorted(m.sha256 for m in account.see("Archive").values()) == truth
     assert account.subjects("New") == sorted(f"n{i}" for i in range(50))
     assert account.failed() == {}
+
+
+def test_killed_while_others_list(make):
+    """Whatever it was doing for whom, the daemon ends when it is killed, and its mount with it. To drop a name
+    the kernel waits for the directory, even in a process that is being killed: were a request holding it that
+    nobody will answer any more, both would wait for ever."""
+    account = make({"INBOX": 400, "Archive": 0}, ms=0)
+    truth = sorted(m.sha256 for m in account.see().values())
+    for moved in (30, 60, 90, 120, 150, 180):
+        here, there = ("INBOX", "Archive") if moved % 60 else ("Archive", "INBOX")
+        scripts = [f"find {here} -name '*.eml' -exec mv -t {there} {{}} +",
+                   f"while ls -l {there} {here}; do :; done"]
+        running = [subprocess.Popen(["sh", "-c", script], cwd=account.mnt, stdout=subprocess.DEVNULL,
+                                    stderr=subprocess.DEVNULL) for script in scripts]
+        wait_for("some are moved", lambda: running[0].poll() is not None
+                 or len(account.see(there, bodies=False)) >= moved)
+        account.daemon.kill()
+        for process in running:
+            process.wait(20)
+        account.daemon.start()
+        wait_for("the queue is empty", lambda: account.queue() == [])
+    found = [m.sha256 for name in ("INBOX", "Archive") for m in account.see(name).values()]
+    assert sorted(found) == truth

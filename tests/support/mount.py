@@ -172,17 +172,6 @@ class Mailfs:
         self.process.wait(20)
         self.forget()
 
-    def abort(self):
-        """Ends a mount whose daemon was killed while a notice of its waited for a directory that a request
-        held: see "Known to be wrong" in HACKING.md."""
-        control = pathlib.Path("/sys/fs/fuse/connections")
-        if not any(control.iterdir()):
-            subprocess.run(["mount", "-t", "fusectl", "none", str(control)], check=True, timeout=20)
-        for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
-            fields = line.split()
-            if unescape_mount(fields[4]) == str(self.mnt):
-                (control / fields[2].split(":")[1] / "abort").write_text("1")
-
     def stop(self, seconds=40, how="unmount", status=0):
         """Unmounts, waits for the end, and checks all that a run must not show."""
         if self.process is None or self not in running:
