@@ -24,6 +24,7 @@ typedef struct
   Harness *harness;
   MailChanges *changes;
   MailMailbox *inbox, *archive;
+  guint64 others; /* bytes in the spool that are not those a test looks at */
 } Fixture;
 
 /* --- helpers -------------------------------------------------------------------------------------
@@ -229,7 +230,7 @@ assert_bytes (Fixture *f, MailStaged *staged, const GByteArray *model)
   gsize length;
 
   g_assert_cmpuint (info_of (staged).size, ==, model->len);
-  g_assert_cmpuint (f->changes->spool_bytes, ==, model->len);
+  g_assert_cmpuint (f->changes->spool_bytes, ==, f->others + model->len);
   for (gsize at = 0; at <= model->len + 1u; at += 1 + model->len / 5)
     {
       gsize left = at < model->len ? model->len - at : 0;
@@ -511,6 +512,125 @@ test_rename (Fixture *f, gconstpointer data)
     assert_gone (f, over, target, ".none");
 }
 
+/* A name that is not temporary any more, or is now: what counts is the one it has. */
+static void
+test_turned (Fixture *f, gconstpointer data)
+{
+  g_autoptr (MailStaged) final = create (f, f->inbox, 0, ".a", TRUE);
+  g_autoptr (MailStaged) temporary = create (f, f->inbox, 0, "b", FALSE);
+  Told done = { 0 };
+
+  mail_staged_rename (final, f->inbox, 0, "a", FALSE, 0, NULL, told, &done);
+  wait_good (f->harness, &done);
+  put (temporary, 0, "Subject: b\r\n\r\n");
+  mail_staged_rename (temporary, f->inbox, 0, ".b", TRUE, 0, NULL, told, &done);
+  wait_good (f->harness, &done);
+  put (final, 0, "Subject: a\r\n\r\n");
+  mail_staged_forget (temporary);
+  mail_staged_forget (final);
+  settle (f->harness);
+  g_assert_cmpuint (model_count_in (f->harness->server, "INBOX", "Subject: a"), ==, 1);
+  g_assert_cmpuint (model_count (f->harness->server, "Subject: b"), ==, 0);
+  g_assert_true (is_there (f, f->inbox, 0, ".b"));
+}
+
+/* Committed, and not sent yet. */
+typedef enum
+{
+  LEAVE,
+  TO_TEMPORARY,
+  TO_ARCHIVE,
+  DROP,
+  REWRITE,
+  EMPTY,
+  COVER,
+  FLAG,
+} Act;
+
+static const struct
+{
+  const char *name;
+  Act act;
+  guint n_inbox, n_archive; /* that have come */
+} queued_cases[] = {
+  { "left", LEAVE, 1, 0 },        { "to-temporary", TO_TEMPORARY, 0, 0 },
+  { "moved", TO_ARCHIVE, 0, 1 },  { "dropped", DROP, 0, 0 },
+  { "rewritten", REWRITE, 1, 0 }, { "emptied", EMPTY, 0, 0 },
+  { "covered", COVER, 0, 0 },     { "flagged", FLAG, 1, 0 },
+};
+
+static void
+act_on (Fixture *f, MailStaged *staged, Act act)
+{
+  g_autoptr (MailStaged) other = NULL;
+
+  switch (act)
+    {
+    case LEAVE:
+      break;
+    case TO_TEMPORARY:
+      mail_staged_rename (staged, f->inbox, 0, ".x", TRUE, 0, NULL, NULL, NULL);
+      break;
+    case TO_ARCHIVE:
+      mail_staged_rename (staged, f->archive, 0, "y", FALSE, 0, NULL, NULL, NULL);
+      break;
+    case DROP:
+      mail_staged_drop (staged, NULL, NULL);
+      break;
+    case REWRITE:
+      put (staged, 9, "anew\r\n\r\n");
+      g_assert_cmpint (info_of (staged).state, ==, MAIL_STAGED_LOCAL);
+      mail_staged_commit (staged, FALSE, NULL, NULL);
+      break;
+    case EMPTY:
+      g_assert_true (mail_staged_truncate (staged, 0, NULL));
+      break;
+    case COVER:
+      other = create (f, f->inbox, 0, ".other", TRUE);
+      put (other, 0, "Subject: other\r\n\r\n");
+      mail_staged_rename (other, f->inbox, 0, "x", FALSE, 0, staged, NULL, NULL);
+      break;
+    case FLAG:
+      g_assert_true (mail_staged_set_flags (staged, MAIL_FLAG_FLAGGED, "work", NULL));
+      mail_staged_set_mtime (staged, DATE + 9);
+      break;
+    }
+}
+
+static void
+test_queued (Fixture *f, gconstpointer data)
+{
+  guint row = GPOINTER_TO_UINT (data);
+  Act act = queued_cases[row].act;
+  g_autoptr (MailStaged) staged = create (f, f->inbox, 0, "x", FALSE);
+  Told done = { 0 };
+
+  put (staged, 0, "Subject: it is\r\n\r\n");
+  mail_staged_commit (staged, FALSE, told, &done);
+  g_assert_cmpint (info_of (staged).state, ==, MAIL_STAGED_QUEUED);
+  act_on (f, staged, act);
+  wait_good (f->harness, &done); /* whoever waited is not forgotten */
+  settle (f->harness);
+  const char *text = act == REWRITE ? "Subject: anew\r\n\r\n\r\n" : "Subject: it is\r\n\r\n";
+  g_assert_cmpuint (model_count_in (f->harness->server, "INBOX", text), ==,
+                    queued_cases[row].n_inbox);
+  g_assert_cmpuint (model_count_in (f->harness->server, "Archive", text), ==,
+                    queued_cases[row].n_archive);
+  g_assert_cmpuint (f->harness->server->n_commands, ==,
+                    queued_cases[row].n_inbox + queued_cases[row].n_archive + (act == COVER));
+  g_assert_cmpuint (n_pending (f->harness), ==, 0);
+  if (act == FLAG)
+    {
+      const ModelMessage *message = model_find (model_mailbox (f->harness->server, "INBOX"), 1);
+
+      g_assert_cmpuint (message->flags, ==, MAIL_FLAG_FLAGGED);
+      g_assert_cmpstr (message->keywords, ==, "work");
+      g_assert_cmpint (message->date, ==, DATE + 9);
+    }
+  if (act == DROP || act == COVER)
+    assert_gone (f, staged, f->archive, "x");
+}
+
 /* --- ends ----------------------------------------------------------------------------------------
  */
 
@@ -715,7 +835,7 @@ copy_message (Fixture *f, const char *text, gboolean fetched)
   g_assert_no_error (error);
   g_assert_cmpuint (info_of (staged).size, ==, strlen (text));
   g_assert_cmpuint (info_of (staged).flags, ==, MAIL_FLAG_SEEN);
-  g_assert_cmpuint (f->changes->spool_bytes, ==, 0);
+  g_assert_cmpuint (f->changes->spool_bytes, ==, f->others);
   g_assert_false (has_file (f, info_of (staged).id, FALSE));
   return staged;
 }
@@ -740,6 +860,10 @@ test_copy (Fixture *f, gconstpointer data)
 {
   guint row = GPOINTER_TO_UINT (data);
   const char *expected = copy_cases[row].expected, *step = copy_cases[row].step;
+  g_autoptr (MailStaged) other = create (f, f->inbox, 0, ".other", TRUE);
+
+  put (other, 0, "some bytes of another file, more than those of the message");
+  f->others = info_of (other).size;
   g_autoptr (MailStaged) staged = copy_message (f, copied, copy_cases[row].fetched);
   g_autoptr (GError) error = NULL;
   guint32 uid = 0;
@@ -752,7 +876,7 @@ test_copy (Fixture *f, gconstpointer data)
       g_assert_false (mail_staged_write (staged, 0, "x", 1, &error));
       g_assert_error (error, MAIL_ERROR, MAIL_ERROR_UNREACHABLE);
       g_assert_cmpuint (info_of (staged).size, ==, strlen (copied));
-      g_assert_cmpuint (f->changes->spool_bytes, ==, 0);
+      g_assert_cmpuint (f->changes->spool_bytes, ==, f->others);
       return;
     }
   g_autoptr (GByteArray) model = g_byte_array_new ();
@@ -763,7 +887,7 @@ test_copy (Fixture *f, gconstpointer data)
   g_assert_null (mail_staged_message (staged, &uid));
   mail_staged_drop (staged, NULL, NULL);
   assert_gone (f, staged, f->archive, ".copy");
-  g_assert_cmpuint (f->changes->spool_bytes, ==, 0);
+  g_assert_cmpuint (f->changes->spool_bytes, ==, f->others);
 }
 
 static void
@@ -784,6 +908,50 @@ test_copy_refused (Fixture *f, gconstpointer data)
   g_assert_error (error, MAIL_ERROR, MAIL_ERROR_INVALID);
   g_autofree char *text = read_staged (staged);
   g_assert_cmpstr (text, ==, "x");
+}
+
+/* A temporary file outlives the daemon, with what it was told to be. */
+static void
+test_copy_killed (Fixture *f, gconstpointer data)
+{
+  g_autoptr (MailStaged) staged = copy_message (f, copied, FALSE);
+
+  g_clear_pointer (&staged, mail_staged_unref);
+  kill_and_open (f);
+  staged = lookup (f, f->archive, 0, ".copy");
+  g_assert_nonnull (staged);
+  g_assert_cmpuint (info_of (staged).size, ==, strlen (copied));
+}
+
+static void
+test_dated_killed (Fixture *f, gconstpointer data)
+{
+  g_autoptr (MailStaged) staged = create (f, f->inbox, 0, ".t", TRUE);
+
+  put (staged, 0, copied);
+  mail_staged_set_mtime (staged, DATE);
+  g_assert_true (mail_staged_set_flags (staged, MAIL_FLAG_SEEN, "", NULL));
+  g_clear_pointer (&staged, mail_staged_unref);
+  kill_and_open (f);
+  staged = lookup (f, f->inbox, 0, ".t");
+  g_assert_nonnull (staged);
+  g_assert_cmpint (info_of (staged).mtime, ==, DATE);
+  g_assert_cmpuint (info_of (staged).flags, ==, MAIL_FLAG_SEEN);
+}
+
+/* Who still holds one that was dropped cannot bring it back. */
+static void
+test_rename_dropped (Fixture *f, gconstpointer data)
+{
+  g_autoptr (MailStaged) staged = create (f, f->inbox, 0, ".t", TRUE);
+  Told done = { 0 };
+
+  put (staged, 0, copied);
+  mail_staged_drop (staged, NULL, NULL);
+  mail_staged_rename (staged, f->archive, 0, ".u", TRUE, 0, NULL, told, &done);
+  wait_told (f->harness, &done);
+  told_clear (&done);
+  assert_gone (f, staged, f->archive, ".u");
 }
 
 /* --- what is sent --------------------------------------------------------------------------------
@@ -1058,6 +1226,8 @@ main (int argc, char **argv)
   ADD ("/stage/too-large", 0, test_too_large);
   ADD ("/stage/tables", 0, test_tables);
   ADD_CASES ("/stage/rename/", rename_cases, test_rename);
+  ADD ("/stage/turned", 0, test_turned);
+  ADD_CASES ("/stage/queued/", queued_cases, test_queued);
   ADD_CASES ("/stage/drop/", drop_cases, test_drop);
   ADD_CASES ("/stage/forget/", forget_cases, test_forget);
   ADD ("/stage/strays/journal-kept", 0, test_strays);
@@ -1076,6 +1246,9 @@ main (int argc, char **argv)
     {
       ADD ("/stage/known/none-fits", 0, test_none_fits);
       ADD ("/stage/known/none-fits-sent", 0, test_none_fits_sent);
+      ADD ("/stage/known/copy-killed", 0, test_copy_killed);
+      ADD ("/stage/known/dated-killed", 0, test_dated_killed);
+      ADD ("/stage/known/rename-dropped", 0, test_rename_dropped);
       ADD ("/stage/known/accounts", 0, test_accounts);
     }
   return g_test_run ();
