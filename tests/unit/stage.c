@@ -563,6 +563,7 @@ static void
 act_on (Fixture *f, MailStaged *staged, Act act)
 {
   g_autoptr (MailStaged) other = NULL;
+  g_autoptr (GPtrArray) rows = NULL;
 
   switch (act)
     {
@@ -592,7 +593,13 @@ act_on (Fixture *f, MailStaged *staged, Act act)
       break;
     case FLAG:
       g_assert_true (mail_staged_set_flags (staged, MAIL_FLAG_FLAGGED, "work", NULL));
+      rows = mail_journal_load_staged (f->changes->journal, NULL);
+      g_assert_cmpuint (row_of (rows, staged->id)->flags, ==, MAIL_FLAG_FLAGGED);
+      g_assert_cmpstr (row_of (rows, staged->id)->keywords, ==, "work");
       mail_staged_set_mtime (staged, DATE + 9);
+      g_clear_pointer (&rows, g_ptr_array_unref);
+      rows = mail_journal_load_staged (f->changes->journal, NULL);
+      g_assert_cmpint (row_of (rows, staged->id)->mtime, ==, DATE + 9);
       break;
     }
 }
@@ -629,6 +636,31 @@ test_queued (Fixture *f, gconstpointer data)
     }
   if (act == DROP || act == COVER)
     assert_gone (f, staged, f->archive, "x");
+}
+
+/* Written and committed again while it is on its way, then removed: who waits for the next version
+ * hears that none will come. */
+static void
+test_next_dropped (Fixture *f, gconstpointer data)
+{
+  g_autoptr (MailStaged) staged = create (f, f->inbox, 0, "x", FALSE);
+  Told first = { 0 }, next = { 0 };
+
+  put (staged, 0, "Subject: it is\r\n\r\n");
+  mail_staged_commit (staged, FALSE, told, &first);
+  while (!staged->change->running)
+    turn_once (f->harness);
+  put (staged, 9, "anew\r\n\r\n");
+  mail_staged_commit (staged, TRUE, told, &next);
+  g_assert_false (next.called);
+  mail_staged_drop (staged, NULL, NULL);
+  g_assert_true (next.called);
+  wait_good (f->harness, &next);
+  wait_good (f->harness, &first);
+  settle (f->harness);
+  g_assert_cmpuint (model_count (f->harness->server, "Subject: anew"), ==, 0);
+  g_assert_cmpuint (model_count_in (f->harness->server, "INBOX", "Subject: it is"), ==, 0);
+  assert_gone (f, staged, f->inbox, "x");
 }
 
 /* --- ends ----------------------------------------------------------------------------------------
@@ -1228,6 +1260,7 @@ main (int argc, char **argv)
   ADD_CASES ("/stage/rename/", rename_cases, test_rename);
   ADD ("/stage/turned", 0, test_turned);
   ADD_CASES ("/stage/queued/", queued_cases, test_queued);
+  ADD ("/stage/next-dropped", 0, test_next_dropped);
   ADD_CASES ("/stage/drop/", drop_cases, test_drop);
   ADD_CASES ("/stage/forget/", forget_cases, test_forget);
   ADD ("/stage/strays/journal-kept", 0, test_strays);
