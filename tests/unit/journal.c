@@ -6,6 +6,7 @@
  */
 #include "mail/journal.h"
 #include "mailfs/log.h"
+#include "scratch.h"
 
 #include <fcntl.h>
 #include <glib/gstdio.h>
@@ -66,35 +67,17 @@ reopen (Fixture *f)
 static void
 set_up (Fixture *f, gconstpointer data)
 {
-  f->dir = g_dir_make_tmp ("mailfs-journal-XXXXXX", NULL);
-  g_assert_nonnull (f->dir);
+  f->dir = scratch_new ("journal");
   f->path = g_build_filename (f->dir, "journal.sqlite", NULL);
   open_journal (f);
   g_assert_false (f->lost);
 }
 
 static void
-remove_files (const char *path)
-{
-  GDir *dir = g_dir_open (path, 0, NULL);
-  const char *name;
-
-  while (dir != NULL && (name = g_dir_read_name (dir)) != NULL)
-    {
-      g_autofree char *file = g_build_filename (path, name, NULL);
-
-      g_remove (file);
-    }
-  g_clear_pointer (&dir, g_dir_close);
-  g_rmdir (path);
-}
-
-static void
 tear_down (Fixture *f, gconstpointer data)
 {
   close_journal (f);
-  remove_files (f->dir);
-  g_free (f->dir);
+  scratch_free (f->dir);
   g_free (f->path);
 }
 
@@ -188,7 +171,7 @@ copy_killed (Fixture *f, Fixture *killed)
   static const char *const suffixes[] = { "", "-wal" };
 
   *killed = (Fixture) { 0 };
-  killed->dir = g_dir_make_tmp ("mailfs-journal-XXXXXX", NULL);
+  killed->dir = scratch_new ("journal");
   killed->path = g_build_filename (killed->dir, "journal.sqlite", NULL);
   for (guint i = 0; i < G_N_ELEMENTS (suffixes); i++)
     {
