@@ -1020,6 +1020,20 @@ test_emptied (Fixture *f, gconstpointer data)
   tear_down (&killed, NULL);
 }
 
+/* Another account's rows are still that before whoever is told has done away with them. */
+static void
+test_foreign_killed (Fixture *f, gconstpointer data)
+{
+  put_change (f, 5, "remove it");
+  close_journal (f);
+  run_sql (f->path, "UPDATE about SET value = 'you' WHERE key = 'account'");
+  open_journal (f);
+  g_assert_true (f->lost);
+  reopen (f);
+  assert_ids (f, "5 |");
+  g_assert_true (f->lost);
+}
+
 /* One bit: put aside as it is, or opened; then what is read is rows or an error. FALSE: it was not
  * opened at all, and is as it was. */
 static gboolean
@@ -1437,6 +1451,7 @@ main (int argc, char **argv)
   if (g_test_thorough ())
     {
       ADD ("/journal/known/torn-new", 0, test_torn_new);
+      ADD ("/journal/known/foreign-killed", 0, test_foreign_killed);
       ADD ("/journal/known/emptied", 0, test_emptied);
       ADD ("/journal/known/flipped", 1, test_flipped);
       ADD ("/journal/known/no-space-then", 0, test_no_space_then);

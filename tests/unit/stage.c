@@ -663,6 +663,112 @@ test_next_dropped (Fixture *f, gconstpointer data)
   assert_gone (f, staged, f->inbox, "x");
 }
 
+/* --- the mailbox ---------------------------------------------------------------------------------
+ */
+
+static guint
+n_in_spool (Fixture *f)
+{
+  GDir *dir = g_dir_open (f->changes->spool_dir, 0, NULL);
+  guint n = 0;
+
+  while (g_dir_read_name (dir) != NULL)
+    n++;
+  g_dir_close (dir);
+  return n;
+}
+
+static void
+assert_not_created (Fixture *f, int code)
+{
+  g_autoptr (GPtrArray) rows = mail_journal_load_staged (f->changes->journal, NULL);
+  g_autoptr (GError) error = NULL;
+
+  g_assert_null (mail_stage_create (f->harness->store, f->archive, 0, ".t", TRUE, &error));
+  g_assert_error (error, MAIL_ERROR, code);
+  g_assert_cmpuint (rows->len, ==, 0);
+  g_assert_false (is_there (f, f->archive, 0, ".t"));
+  g_assert_cmpuint (mail_stage_count (f->harness->store, f->archive), ==, 0);
+  g_assert_cmpuint (g_hash_table_size (f->changes->staged), ==, 0);
+}
+
+static void
+test_not_created (Fixture *f, gconstpointer data)
+{
+  g_autofree char *away = g_strconcat (f->changes->spool_dir, ".away", NULL);
+
+  g_assert_cmpint (g_rename (f->changes->spool_dir, away), ==, 0);
+  assert_not_created (f, MAIL_ERROR_GONE);
+  g_assert_cmpint (g_rename (away, f->changes->spool_dir), ==, 0);
+  model_mailbox (f->harness->server, "Archive")->read_only = TRUE;
+  look (f->harness, f->archive);
+  assert_not_created (f, MAIL_ERROR_READ_ONLY);
+  g_assert_cmpuint (n_in_spool (f), ==, 0);
+  g_autoptr (MailStaged) staged = create (f, f->inbox, 0, ".t", TRUE);
+  g_assert_cmpuint (n_in_spool (f), ==, 1);
+}
+
+/* The files in it go along, in the journal too. */
+static void
+test_mailbox_renamed (Fixture *f, gconstpointer data)
+{
+  g_autoptr (MailStaged) staged = create (f, f->archive, 0, ".t", TRUE);
+  g_autoptr (MailMailbox) root = mail_store_mailbox (f->harness->store, MAIL_ROOT_ID);
+  g_autoptr (GPtrArray) rows = NULL;
+  Told done = { 0 };
+
+  put (staged, 0, "Subject: it is\r\n\r\n");
+  mail_change_rename_mailbox (f->harness->store, f->archive, root, "Other", FALSE, told, &done);
+  wait_good (f->harness, &done);
+  rows = mail_journal_load_staged (f->changes->journal, NULL);
+  g_assert_cmpuint (rows->len, ==, 1);
+  g_assert_cmpstr (row_of (rows, staged->id)->mailbox, ==, "Other");
+  g_assert_true (is_there (f, f->archive, 0, ".t"));
+  mail_staged_rename (staged, f->archive, 0, "t", FALSE, 0, NULL, told, &done);
+  wait_good (f->harness, &done);
+  g_assert_cmpuint (model_count_in (f->harness->server, "Other", "Subject: it is"), ==, 1);
+}
+
+/* Somebody has removed it while the daemon was not there: what was written is kept, and goes where
+ * the user moves it. */
+static void
+test_mailbox_gone (Fixture *f, gconstpointer strict)
+{
+  g_autoptr (MailStaged) staged = create (f, f->archive, 0, ".t", TRUE);
+  g_autoptr (MailStaged) empty = create (f, f->archive, 0, ".e", TRUE);
+  Told done = { 0 };
+
+  put (staged, 0, "Subject: it is\r\n\r\n");
+  g_clear_pointer (&staged, mail_staged_unref);
+  g_clear_pointer (&empty, mail_staged_unref);
+  Harness *killed = harness_clone (f->harness);
+  tear_down (f, NULL);
+  f->harness = killed;
+  g_ptr_array_remove (killed->server->mailboxes, model_mailbox (killed->server, "Archive"));
+  harness_open (killed);
+  if (strict == NULL) /* seen from the next start on */
+    {
+      harness_close (killed);
+      harness_open (killed);
+    }
+  f->changes = killed->store->changes;
+  f->inbox = get_mailbox (killed, "INBOX");
+  look (killed, f->inbox);
+  g_assert_cmpuint (n_failed (killed, "Subject: it is"), ==, 1);
+  g_assert_cmpuint (n_failed (killed, ""), ==, 1);
+  g_assert_cmpuint (n_in_spool (f), ==, 1);
+  staged = mail_stage_next_failed (killed->store, 0);
+  g_assert_null (mail_staged_mailbox (staged));
+  g_autoptr (GError) error = NULL;
+  g_assert_false (mail_staged_write (staged, 0, "x", 1, &error));
+  g_assert_error (error, MAIL_ERROR, MAIL_ERROR_CANNOT);
+  mail_staged_rename (staged, f->inbox, 0, "saved", FALSE, 0, NULL, told, &done);
+  wait_good (killed, &done);
+  g_assert_cmpuint (model_count_in (killed->server, "INBOX", "Subject: it is"), ==, 1);
+  g_assert_cmpuint (n_failed (killed, ""), ==, 0);
+  g_assert_cmpuint (mail_mailbox_uid_of_name (f->inbox, "saved"), ==, 1);
+}
+
 /* --- ends ----------------------------------------------------------------------------------------
  */
 
@@ -1261,6 +1367,9 @@ main (int argc, char **argv)
   ADD ("/stage/turned", 0, test_turned);
   ADD_CASES ("/stage/queued/", queued_cases, test_queued);
   ADD ("/stage/next-dropped", 0, test_next_dropped);
+  ADD ("/stage/not-created", 0, test_not_created);
+  ADD ("/stage/mailbox-renamed", 0, test_mailbox_renamed);
+  ADD ("/stage/mailbox-gone", 0, test_mailbox_gone);
   ADD_CASES ("/stage/drop/", drop_cases, test_drop);
   ADD_CASES ("/stage/forget/", forget_cases, test_forget);
   ADD ("/stage/strays/journal-kept", 0, test_strays);
@@ -1279,6 +1388,7 @@ main (int argc, char **argv)
     {
       ADD ("/stage/known/none-fits", 0, test_none_fits);
       ADD ("/stage/known/none-fits-sent", 0, test_none_fits_sent);
+      ADD ("/stage/known/mailbox-gone", 1, test_mailbox_gone);
       ADD ("/stage/known/copy-killed", 0, test_copy_killed);
       ADD ("/stage/known/dated-killed", 0, test_dated_killed);
       ADD ("/stage/known/rename-dropped", 0, test_rename_dropped);
