@@ -269,14 +269,15 @@ test_bytes (Fixture *f, gconstpointer data)
 static void
 test_random_bytes (Fixture *f, gconstpointer data)
 {
+  g_autoptr (GRand) rand = g_rand_new_with_seed (1);
   g_autoptr (GByteArray) model = g_byte_array_new ();
   g_autoptr (MailStaged) staged = create (f, f->inbox, 0, ".t", TRUE);
 
   for (guint i = 0; i < 300; i++)
     {
-      guint at = (guint)g_test_rand_int_range (0, 2000);
-      g_autofree char *text = g_strnfill ((gsize)g_test_rand_int_range (1, 900), 'a' + i % 26);
-      g_autofree char *step = g_test_rand_int_range (0, 3) == 0
+      guint at = (guint)g_rand_int_range (rand, 0, 2000);
+      g_autofree char *text = g_strnfill ((gsize)g_rand_int_range (rand, 1, 900), 'a' + i % 26);
+      g_autofree char *step = g_rand_int_range (rand, 0, 3) == 0
                                   ? g_strdup_printf ("t%u", at)
                                   : g_strdup_printf ("w%u:%s", at, text);
 
