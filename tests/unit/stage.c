@@ -706,6 +706,7 @@ test_not_created (Fixture *f, gconstpointer data)
   assert_not_created (f, MAIL_ERROR_READ_ONLY);
   g_assert_cmpuint (n_in_spool (f), ==, 0);
   g_autoptr (MailStaged) staged = create (f, f->inbox, 0, ".t", TRUE);
+  g_assert_cmpuint (info_of (staged).size, ==, 0);
   g_assert_cmpuint (n_in_spool (f), ==, 1);
 }
 
