@@ -901,6 +901,14 @@ static const struct
   { "7003.wire.x", FALSE }, { "README", TRUE },     { "4294967295", TRUE },
 };
 
+enum
+{
+  KEPT, /* NULL */
+  GARBLED,
+  EMPTIED,
+  MISSING,
+};
+
 static void
 test_strays (Fixture *f, gconstpointer lost)
 {
@@ -918,8 +926,12 @@ test_strays (Fixture *f, gconstpointer lost)
       g_assert_true (g_file_set_contents (path, "Subject: stray\r\n\r\n", -1, NULL));
     }
   g_autofree char *journal = g_build_filename (f->harness->dir, "journal.sqlite", NULL);
-  if (lost != NULL)
+  if (GPOINTER_TO_UINT (lost) == GARBLED)
     g_assert_true (g_file_set_contents (journal, "no journal at all", -1, NULL));
+  else if (GPOINTER_TO_UINT (lost) == EMPTIED)
+    g_assert_cmpint (truncate (journal, 0), ==, 0);
+  else if (GPOINTER_TO_UINT (lost) == MISSING)
+    g_assert_cmpint (g_unlink (journal), ==, 0);
   open_all (f);
   for (guint i = 0; i < G_N_ELEMENTS (stray_cases); i++)
     {
@@ -1374,8 +1386,8 @@ main (int argc, char **argv)
   ADD ("/stage/mailbox-gone", 0, test_mailbox_gone);
   ADD_CASES ("/stage/drop/", drop_cases, test_drop);
   ADD_CASES ("/stage/forget/", forget_cases, test_forget);
-  ADD ("/stage/strays/journal-kept", 0, test_strays);
-  ADD ("/stage/strays/journal-lost", 1, test_strays);
+  ADD ("/stage/strays/journal-kept", KEPT, test_strays);
+  ADD ("/stage/strays/journal-garbled", GARBLED, test_strays);
   ADD_CASES ("/stage/copy/", copy_cases, test_copy);
   ADD ("/stage/copy-refused", 0, test_copy_refused);
   ADD_CASES ("/stage/wire/", wire_cases, test_wire);
@@ -1390,6 +1402,8 @@ main (int argc, char **argv)
     {
       ADD ("/stage/known/none-fits", 0, test_none_fits);
       ADD ("/stage/known/none-fits-sent", 0, test_none_fits_sent);
+      ADD ("/stage/known/journal-emptied", EMPTIED, test_strays);
+      ADD ("/stage/known/journal-missing", MISSING, test_strays);
       ADD ("/stage/known/mailbox-gone", 1, test_mailbox_gone);
       ADD ("/stage/known/copy-killed", 0, test_copy_killed);
       ADD ("/stage/known/dated-killed", 0, test_dated_killed);
