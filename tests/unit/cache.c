@@ -5,6 +5,7 @@
  */
 #include "mailfs/cache.h"
 #include "mailfs/log.h"
+#include "scratch.h"
 
 #include <glib/gstdio.h>
 
@@ -50,31 +51,15 @@ reopen (Fixture *f, guint64 budget)
 static void
 set_up (Fixture *f, gconstpointer data)
 {
-  f->dir = g_dir_make_tmp ("mailfs-cache-XXXXXX", NULL);
+  f->dir = scratch_new ("cache");
   open_cache (f, BIG_BUDGET);
-}
-
-static void
-remove_tree (const char *path)
-{
-  GDir *dir = g_file_test (path, G_FILE_TEST_IS_SYMLINK) ? NULL : g_dir_open (path, 0, NULL);
-  const char *name;
-
-  while (dir && (name = g_dir_read_name (dir)))
-    {
-      g_autofree char *child = g_build_filename (path, name, NULL);
-      remove_tree (child);
-    }
-  g_clear_pointer (&dir, g_dir_close);
-  g_remove (path);
 }
 
 static void
 tear_down (Fixture *f, gconstpointer data)
 {
   mail_cache_close (f->cache);
-  remove_tree (f->dir);
-  g_free (f->dir);
+  scratch_free (f->dir);
 }
 
 /* The bytes of message uid: different for each message and at each offset. */
@@ -1097,7 +1082,7 @@ test_no_disk (Fixture *f, gconstpointer data)
   g_autofree char *place = g_build_filename (f->dir, "data", NULL);
 
   mail_cache_close (f->cache);
-  remove_tree (place);
+  scratch_remove (place);
   g_assert_true (g_file_set_contents (place, "", 0, NULL)); /* no directory can be made here */
   open_cache (f, BIG_BUDGET);
   assert_lives_in_memory (f);

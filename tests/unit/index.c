@@ -5,6 +5,7 @@
  */
 #include "mailfs/index.h"
 #include "mailfs/log.h"
+#include "scratch.h"
 
 #include <glib/gstdio.h>
 
@@ -53,33 +54,17 @@ reopen (Fixture *f)
 static void
 set_up (Fixture *f, gconstpointer data)
 {
-  f->dir = g_dir_make_tmp ("mailfs-index-XXXXXX", NULL);
+  f->dir = scratch_new ("index");
   f->path = g_build_filename (f->dir, "index.db", NULL);
   open_index (f);
   g_assert_false (f->rebuilt);
 }
 
 static void
-remove_tree (const char *path)
-{
-  GDir *dir = g_file_test (path, G_FILE_TEST_IS_SYMLINK) ? NULL : g_dir_open (path, 0, NULL);
-  const char *name;
-
-  while (dir && (name = g_dir_read_name (dir)))
-    {
-      g_autofree char *child = g_build_filename (path, name, NULL);
-      remove_tree (child);
-    }
-  g_clear_pointer (&dir, g_dir_close);
-  g_remove (path);
-}
-
-static void
 tear_down (Fixture *f, gconstpointer data)
 {
   close_index (f);
-  remove_tree (f->dir);
-  g_free (f->dir);
+  scratch_free (f->dir);
   g_free (f->path);
 }
 

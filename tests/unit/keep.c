@@ -4,6 +4,7 @@
  * not whole is never shown.
  */
 #include "mail/keep.h"
+#include "scratch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,31 +21,14 @@ typedef struct
 static void
 set_up (Fixture *f, gconstpointer data)
 {
-  f->parent = g_dir_make_tmp ("mailfs-keep-XXXXXX", NULL);
-  g_assert_nonnull (f->parent);
+  f->parent = scratch_new ("keep");
   f->dir = g_build_filename (f->parent, "keep", NULL);
-}
-
-static void
-remove_tree (const char *path)
-{
-  GDir *dir = g_dir_open (path, 0, NULL);
-  const char *name;
-
-  while (dir != NULL && (name = g_dir_read_name (dir)) != NULL)
-    {
-      g_autofree char *child = g_build_filename (path, name, NULL);
-      remove_tree (child);
-    }
-  g_clear_pointer (&dir, g_dir_close);
-  g_remove (path);
 }
 
 static void
 tear_down (Fixture *f, gconstpointer data)
 {
-  remove_tree (f->parent);
-  g_free (f->parent);
+  scratch_free (f->parent);
   g_free (f->dir);
 }
 

@@ -4,6 +4,7 @@
  * threads do; the loop is turned by hand, with a deadline.
  */
 #include "mail-harness.h"
+#include "scratch.h"
 
 #include "mailfs/log.h"
 
@@ -119,35 +120,14 @@ harness_close (Harness *harness)
   return clean;
 }
 
-static void
-remove_tree (const char *path)
-{
-  GDir *dir = g_dir_open (path, 0, NULL);
-  const char *name;
-
-  while (dir != NULL && (name = g_dir_read_name (dir)) != NULL)
-    {
-      g_autofree char *below = g_build_filename (path, name, NULL);
-
-      if (g_file_test (below, G_FILE_TEST_IS_DIR) && !g_file_test (below, G_FILE_TEST_IS_SYMLINK))
-        remove_tree (below);
-      else
-        g_unlink (below);
-    }
-  if (dir != NULL)
-    g_dir_close (dir);
-  g_rmdir (path);
-}
-
 void
 harness_free (Harness *harness)
 {
   if (harness->store != NULL)
     harness_close (harness);
-  remove_tree (harness->dir);
   model_server_free (harness->server);
   g_main_context_unref (harness->context);
-  g_free (harness->dir);
+  scratch_free (harness->dir);
   g_free (harness);
 }
 
