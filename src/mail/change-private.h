@@ -128,6 +128,7 @@ struct MailChanges
   GHashTable *staged;      /* id -> MailStaged, a reference */
   GHashTable *dirs;        /* mailbox id and area -> GPtrArray of listed MailStaged by id */
   GHashTable *by_replaced; /* content and UID -> MailStaged that stands for it */
+  GHashTable *by_source;   /* content and UID -> id of the MailStaged that it moves to */
   GHashTable *moved;       /* content and UID -> where the message is now */
   GQueue queue;            /* MailChange links by id */
   GQueue drains;
@@ -143,7 +144,7 @@ struct MailChanges
   GSource *kick_soon; /* in a moment */
 
   /* Net thread. */
-  GPtrArray *running; /* of MailBatch */
+  GPtrArray *running; /* of MailBatch; only the net thread changes it, under lock */
   gboolean ready;     /* logged in, listed */
   guint backoff;      /* seconds; 0: the server works */
   GSource *retry;
@@ -384,6 +385,8 @@ void mail_staged_list_locked (MailStaged *staged, gboolean listed);
 void mail_staged_stand_for_locked (MailStaged *staged, guint32 content_id, guint32 uidvalidity,
                                    guint32 uid);
 void mail_staged_unstand_locked (MailStaged *staged);
+/* It stands where this message is being moved to; uid 0: no more. */
+void mail_staged_moves_locked (MailStaged *staged, guint32 content_id, guint32 uid);
 void mail_staged_journal_locked (MailStaged *staged); /* inside a journal transaction */
 /* Mailboxes have other names now: so have those of our rows. */
 void mail_stage_renamed (MailChanges *changes);

@@ -32,6 +32,7 @@ mail_changes_new (MailStore *store, GError **error)
   MailChanges *changes = g_new0 (MailChanges, 1);
   g_autofree char *path = g_build_filename (store->options.dir, "journal.sqlite", NULL);
   gboolean lost = FALSE;
+  struct stat st;
 
   changes->store = store;
   changes->spool_dir = g_build_filename (store->options.dir, "spool", NULL);
@@ -44,11 +45,13 @@ mail_changes_new (MailStore *store, GError **error)
   changes->done_rows = g_array_new (FALSE, FALSE, sizeof (guint32));
   changes->worker = g_thread_pool_new (work, NULL, 1, FALSE, NULL);
   store->changes = changes;
+  /* Of what is in the spool nothing is known then. */
+  gboolean missing = stat (path, &st) < 0 || st.st_size == 0;
   if (mkdir (changes->spool_dir, 0700) < 0 && errno != EEXIST)
     mail_set_errno (error, errno, changes->spool_dir);
   else if ((changes->journal = mail_journal_open (path, store->options.account_key, &lost, error))
                != NULL
-           && mail_changes_load (changes, lost, error))
+           && mail_changes_load (changes, lost || missing, error))
     return changes;
   mail_changes_free (changes);
   store->changes = NULL;
@@ -81,6 +84,7 @@ mail_changes_free (MailChanges *changes)
   g_ptr_array_unref (changes->withdrawn);
   g_hash_table_unref (changes->dirs);
   g_hash_table_unref (changes->by_replaced);
+  g_hash_table_unref (changes->by_source);
   g_hash_table_unref (changes->staged);
   g_hash_table_unref (changes->moved);
   g_hash_table_unref (changes->deferred);
@@ -418,14 +422,13 @@ mail_change_placeholder (MailChanges *changes, MailChange *change, const MailMes
   staged->keywords = g_strdup (mail_store_keywords (changes->store, message->keywords));
   staged->source = mail_mailbox_ref (change->mailbox);
   staged->source_name = g_strdup (change->mailbox_name);
-  staged->source_content = change->content_id;
   staged->source_uidvalidity = change->uidvalidity;
-  staged->source_uid = change->uid;
   staged->replaces_content = change->replaces_content;
   staged->replaces_uidvalidity = change->replaces_uidvalidity;
   staged->replaces_uid = change->replaces;
   staged->change = change;
   g_mutex_lock (&changes->lock);
+  mail_staged_moves_locked (staged, change->content_id, change->uid);
   g_hash_table_insert (changes->staged, GUINT_TO_POINTER (staged->id), mail_staged_ref (staged));
   mail_staged_place_locked (staged, change->target, change->target_name, area, name);
   mail_staged_list_locked (staged, TRUE);

@@ -511,8 +511,7 @@ move_on (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidity, const Ma
   g_free (staged->source_name);
   staged->source = mail_mailbox_ref (mailbox);
   staged->source_name = g_steal_pointer (&source_name);
-  staged->source_content = change->content_id;
-  staged->source_uid = message->uid;
+  mail_staged_moves_locked (staged, change->content_id, message->uid);
   mail_change_journal_locked (change);
   mail_journal_commit (changes->journal, NULL);
   mail_changes_push_locked (changes, change);

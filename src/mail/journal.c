@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define APPLICATION_ID 0x6d6a6f75 /* "mjou" */
+#define APPLICATION_ID 1835691893 /* "mjou" */
 #define SCHEMA_VERSION 3
 /* Ids are reserved in blocks, so that a file that is made does not cost two writes. */
 #define ID_BLOCK 256u
@@ -28,6 +28,7 @@ struct MailJournal
   char *path;
   guint depth; /* of begin; under lock, as all below */
   int failed;  /* SQLite's code of the first failure in this transaction */
+  sqlite3_stmt *begin, *commit;
   sqlite3_stmt *put_change, *remove_change, *put_staged, *remove_staged, *put_about;
   guint64 next_change;
   guint32 next_staged, staged_limit;
@@ -48,7 +49,10 @@ static const char schema[]
       " replaces INTEGER, in_place INTEGER, source TEXT, source_uidvalidity INTEGER, source_uid "
       "INTEGER,"
       " uidvalidity INTEGER, uid INTEGER, error TEXT, dirty INTEGER);"
-      "COMMIT";
+      "PRAGMA application_id=" G_STRINGIFY (APPLICATION_ID) ";"
+                                                            "PRAGMA user_version=" G_STRINGIFY (
+                                                                SCHEMA_VERSION) ";"
+                                                                                "COMMIT";
 
 static void
 set_error (MailJournal *journal, int code, GError **error)
@@ -86,15 +90,24 @@ get_text (sqlite3 *db, const char *sql)
   return value;
 }
 
+/* Once. The first failure of a transaction is kept; what comes after it is not done, for SQLite may
+ * have taken the transaction back by itself. */
+static void
+finish (MailJournal *journal, sqlite3_stmt *stmt)
+{
+  int code = journal->failed == SQLITE_OK ? sqlite3_step (stmt) : SQLITE_DONE;
+
+  if (code != SQLITE_DONE && journal->failed == SQLITE_OK)
+    journal->failed = code;
+  sqlite3_reset (stmt);
+}
+
 static void
 set_about (MailJournal *journal, const char *key, const char *value)
 {
   sqlite3_bind_text (journal->put_about, 1, key, -1, SQLITE_STATIC);
   sqlite3_bind_text (journal->put_about, 2, value, -1, SQLITE_STATIC);
-  int code = sqlite3_step (journal->put_about);
-  if (code != SQLITE_DONE && journal->failed == SQLITE_OK)
-    journal->failed = code;
-  sqlite3_reset (journal->put_about);
+  finish (journal, journal->put_about);
 }
 
 static gboolean
@@ -113,8 +126,6 @@ is_sound (sqlite3 *db)
 static int
 open_database (MailJournal *journal)
 {
-  g_autofree char *pragmas = g_strdup_printf ("PRAGMA application_id=%d; PRAGMA user_version=%d",
-                                              APPLICATION_ID, SCHEMA_VERSION);
   int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX
               | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE;
   int code = sqlite3_open_v2 (journal->path, &journal->db, flags, NULL);
@@ -125,14 +136,23 @@ open_database (MailJournal *journal)
                          "PRAGMA synchronous=NORMAL",
                          NULL, NULL, NULL);
   if (code == SQLITE_OK && get_number (journal->db, "SELECT COUNT(*) FROM sqlite_master") == 0)
-    {
-      code = sqlite3_exec (journal->db, schema, NULL, NULL, NULL);
-      if (code == SQLITE_OK)
-        code = sqlite3_exec (journal->db, pragmas, NULL, NULL, NULL);
-    }
+    code = sqlite3_exec (journal->db, schema, NULL, NULL, NULL);
   else if (code == SQLITE_OK && !is_sound (journal->db))
     code = SQLITE_CORRUPT;
-  return code == SQLITE_NOTADB ? SQLITE_CORRUPT : code;
+  /* Some damage, as of the schema's format, is only an error to SQLite. */
+  return code == SQLITE_NOTADB || code == SQLITE_ERROR ? SQLITE_CORRUPT : code;
+}
+
+/* SQLite would take an empty file for a new database, and throw the log away. */
+static gboolean
+is_log_alone (const MailJournal *journal)
+{
+  g_autofree char *log = g_strconcat (journal->path, "-wal", NULL);
+  struct stat st;
+
+  if (lstat (journal->path, &st) == 0 ? st.st_size > 0 || !S_ISREG (st.st_mode) : errno != ENOENT)
+    return FALSE;
+  return lstat (log, &st) == 0 && st.st_size > 0;
 }
 
 /* It may hold the only word on what was under way: kept for whoever wants to look into it. */
@@ -157,7 +177,7 @@ move_aside (MailJournal *journal)
       g_autofree char *from = g_strconcat (journal->path, suffixes[i], NULL);
       g_autofree char *to = g_strconcat (away, suffixes[i], NULL);
 
-      if (rename (from, to) < 0 && i == 0)
+      if (rename (from, to) < 0 && errno != ENOENT)
         mail_log_error ("%s: %s", from, g_strerror (errno));
     }
 }
@@ -170,6 +190,8 @@ prepare (MailJournal *journal)
     sqlite3_stmt **stmt;
     const char *sql;
   } all[] = {
+    { &journal->begin, "BEGIN" },
+    { &journal->commit, "COMMIT" },
     { &journal->put_change, "INSERT OR REPLACE INTO changes VALUES "
                             "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)" },
     { &journal->remove_change, "DELETE FROM changes WHERE id=?" },
@@ -207,6 +229,11 @@ mail_journal_open (const char *path, const char *account_key, gboolean *lost_out
   *lost_out = FALSE;
   journal->path = g_strdup (path);
   g_rec_mutex_init (&journal->lock);
+  if (is_log_alone (journal))
+    {
+      move_aside (journal);
+      *lost_out = TRUE;
+    }
   int code = open_database (journal);
   if ((code & 0xff) == SQLITE_CORRUPT)
     {
@@ -227,19 +254,26 @@ mail_journal_open (const char *path, const char *account_key, gboolean *lost_out
   load_numbers (journal);
 
   g_autofree char *owner = get_text (journal->db, "SELECT value FROM about WHERE key='account'");
-  if (g_strcmp0 (owner, account_key) != 0)
-    {
-      *lost_out |= owner != NULL;
-      mail_journal_begin (journal);
-      set_about (journal, "account", account_key);
-      mail_journal_commit (journal, NULL);
-    }
+  if (owner == NULL)
+    mail_journal_adopt (journal, account_key);
+  else
+    *lost_out |= strcmp (owner, account_key) != 0;
   return journal;
+}
+
+void
+mail_journal_adopt (MailJournal *journal, const char *account_key)
+{
+  mail_journal_begin (journal);
+  set_about (journal, "account", account_key);
+  mail_journal_commit (journal, NULL);
 }
 
 void
 mail_journal_close (MailJournal *journal)
 {
+  sqlite3_finalize (journal->begin);
+  sqlite3_finalize (journal->commit);
   sqlite3_finalize (journal->put_change);
   sqlite3_finalize (journal->remove_change);
   sqlite3_finalize (journal->put_staged);
@@ -253,15 +287,6 @@ mail_journal_close (MailJournal *journal)
 
 /* --- transactions ---------------------------------------------------------------------------- */
 
-static void
-run (MailJournal *journal, const char *sql)
-{
-  int code = sqlite3_exec (journal->db, sql, NULL, NULL, NULL);
-
-  if (code != SQLITE_OK && journal->failed == SQLITE_OK)
-    journal->failed = code;
-}
-
 void
 mail_journal_begin (MailJournal *journal)
 {
@@ -269,7 +294,7 @@ mail_journal_begin (MailJournal *journal)
   if (journal->depth++ > 0)
     return;
   journal->failed = SQLITE_OK;
-  run (journal, "BEGIN");
+  finish (journal, journal->begin);
 }
 
 gboolean
@@ -280,7 +305,7 @@ mail_journal_commit (MailJournal *journal, GError **error)
   if (--journal->depth == 0)
     {
       if (journal->failed == SQLITE_OK)
-        run (journal, "COMMIT");
+        finish (journal, journal->commit);
       if (journal->failed != SQLITE_OK)
         {
           sqlite3_exec (journal->db, "ROLLBACK", NULL, NULL, NULL);
@@ -314,11 +339,7 @@ mail_journal_sync (MailJournal *journal, GError **error)
 static void
 finish_row (MailJournal *journal, sqlite3_stmt *stmt)
 {
-  int code = sqlite3_step (stmt);
-
-  if (code != SQLITE_DONE && journal->failed == SQLITE_OK)
-    journal->failed = code;
-  sqlite3_reset (stmt);
+  finish (journal, stmt);
   sqlite3_clear_bindings (stmt);
 }
 

@@ -58,9 +58,12 @@ typedef struct
 } MailJournalStaged;
 
 /* path: of the database. A damaged one is moved aside (path-N.bad); *lost_out tells, as it does
- * when the database belongs to another account. NULL: the disk refuses. */
+ * when the database belongs to another account, each time until that is adopted. NULL: the disk
+ * refuses. */
 MailJournal *
 mail_journal_open (const char *path, const char *account_key, gboolean *lost_out, GError **error);
+/* What was another account's is done away with: it is this one's from now on. */
+void mail_journal_adopt (MailJournal *journal, const char *account_key);
 void mail_journal_close (MailJournal *journal);
 
 /* Everything between begin and commit is one transaction; nests. It outlives a kill, and a power

@@ -90,6 +90,8 @@ fail_foreign (MailChanges *changes)
   for (guint i = 0; i < changes->lost_changes->len; i++)
     mail_journal_remove_change (changes->journal,
                                 ((MailJournalChange *)changes->lost_changes->pdata[i])->id);
+  /* Not before: killed in between, they are somebody else's still. */
+  mail_journal_adopt (changes->journal, changes->store->options.account_key);
   mail_journal_commit (changes->journal, NULL);
   g_ptr_array_set_size (changes->lost_staged, 0);
   g_ptr_array_set_size (changes->lost_changes, 0);

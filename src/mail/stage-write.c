@@ -191,7 +191,10 @@ done_to_replacement_locked (MailStaged *staged, gboolean keep, GError **error)
 
   /* Before the row says that it is written anew: the message is on the server. */
   if (!keep)
-    mail_staged_remove_spool_locked (staged);
+    {
+      mail_staged_remove_spool_locked (staged);
+      staged->size = 0;
+    }
   if (!staged->has_spool && keep
       && !mail_spool_from_cache (staged->changes, staged->id, staged->content_id, staged->uid,
                                  &size, error))
@@ -315,7 +318,8 @@ mail_staged_write (MailStaged *staged, guint64 offset, const void *data, gsize l
     }
   close (fd);
   g_mutex_lock (&changes->lock);
-  note_size_locked (staged, MAX (staged->size, offset + written));
+  if (written > 0)
+    note_size_locked (staged, MAX (staged->size, offset + written));
   g_mutex_unlock (&changes->lock);
   if (saved != 0)
     mail_set_errno (error, saved, "spool");

@@ -81,6 +81,7 @@ mail_stage_init (MailChanges *changes)
   changes->staged = g_hash_table_new_full (NULL, NULL, NULL, (GDestroyNotify)mail_staged_unref);
   changes->dirs = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free, dir_free);
   changes->by_replaced = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free, NULL);
+  changes->by_source = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free, NULL);
 }
 
 static Dir *
@@ -196,6 +197,22 @@ mail_staged_stand_for_locked (MailStaged *staged, guint32 content_id, guint32 ui
   g_hash_table_replace (table, g_memdup2 (&key, sizeof key), staged);
 }
 
+void
+mail_staged_moves_locked (MailStaged *staged, guint32 content_id, guint32 uid)
+{
+  GHashTable *table = staged->changes->by_source;
+  guint64 key = mail_staged_key (staged->source_content, staged->source_uid);
+
+  if (GPOINTER_TO_UINT (g_hash_table_lookup (table, &key)) == staged->id)
+    g_hash_table_remove (table, &key);
+  if (uid == 0)
+    return;
+  staged->source_content = content_id;
+  staged->source_uid = uid;
+  key = mail_staged_key (content_id, uid);
+  g_hash_table_replace (table, g_memdup2 (&key, sizeof key), GUINT_TO_POINTER (staged->id));
+}
+
 /* --- journal -----------------------------------------------------------------------------------
  */
 
@@ -267,6 +284,7 @@ mail_staged_discard_locked (MailStaged *staged, MailStagedState state)
     }
   mail_staged_remove_spool_locked (staged);
   mail_staged_unstand_locked (staged);
+  mail_staged_moves_locked (staged, 0, 0);
   g_hash_table_remove (changes->staged,
                        GUINT_TO_POINTER (staged->id)); /* may be the last reference */
 }
@@ -362,6 +380,7 @@ mail_staged_done_locked (MailStaged *staged, guint32 content_id, guint32 uidvali
   staged->uid = uid;
   mail_staged_pass_on_locked (staged);
   staged->change = NULL;
+  mail_staged_moves_locked (staged, 0, 0);
   if (staged->placeholder && !staged->known)
     g_hash_table_remove (changes->staged, GUINT_TO_POINTER (staged->id));
   /* The row stays until the index knows the name: a kill in between must not lose it. */
@@ -469,26 +488,18 @@ mail_stage_next_failed (MailStore *store, guint32 id)
   return found (store->changes, next);
 }
 
-/* What stands in the target of the move that this message is on. Of moves only those under way are
- * in the table, and those whose inode the kernel knows. */
+/* What stands in the target of the move that this message is on. */
 static MailStaged *
 find_moving (MailChanges *changes, guint32 content_id, guint32 uid)
 {
-  MailStaged *moving = NULL;
-  GHashTableIter iter;
-  gpointer value;
+  guint64 key = mail_staged_key (content_id, uid);
 
   g_mutex_lock (&changes->lock);
-  g_hash_table_iter_init (&iter, changes->staged);
-  while (moving == NULL && g_hash_table_iter_next (&iter, NULL, &value))
-    {
-      MailStaged *staged = value;
-
-      if (staged->placeholder && staged->state == MAIL_STAGED_QUEUED
-          && staged->source_content == content_id && staged->source_uid == uid)
-        moving = staged;
-    }
-  return found (changes, moving);
+  gpointer id = g_hash_table_lookup (changes->by_source, &key);
+  MailStaged *moving = id != NULL ? g_hash_table_lookup (changes->staged, id) : NULL;
+  return found (
+      changes,
+      moving != NULL && moving->placeholder && moving->state == MAIL_STAGED_QUEUED ? moving : NULL);
 }
 
 gboolean
