@@ -329,7 +329,9 @@ mail_batch_end (MailBatch *batch)
   if (!mail_journal_commit (changes->journal, &error))
     mail_log_warning ("%s", error->message);
 
+  g_mutex_lock (&changes->lock);
   g_ptr_array_remove (changes->running, batch);
+  g_mutex_unlock (&changes->lock);
   if (batch->network_error == NULL)
     {
       changes->backoff = 0;

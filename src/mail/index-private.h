@@ -138,6 +138,10 @@ struct MailIndex
   pthread_cond_t done;   /* done_sequence moved */
   GQueue batches;        /* under queue_lock, of MailIndexBatch */
   guint64 queued_sequence, done_sequence;
+  guint n_flushing;   /* who waits for done */
+  gboolean in_a_hurry; /* what is queued is not to wait for more */
+  guint n_in_burst;    /* transactions */
+  gint64 written_at;   /* monotonic µs */
   gboolean stopping;
   gboolean read_only; /* atomic: nothing is written any more */
   gboolean corrupt;   /* atomic: thrown away at the next open */

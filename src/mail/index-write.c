@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: MIT
  *
- * The writer thread of MailIndex: takes all batches that are queued, applies them in order in one
- * transaction, and tells who waits. It alone touches IndexWriter. A page of messages is read,
- * changed and written back when another page is needed, so a listing costs one row per 128 messages
- * however it is cut into batches. When the disk cannot be written any more, a copy in memory takes
- * the place of the database until the end.
+ * The writer thread of MailIndex: takes all batches that are queued within a moment, applies them
+ * in order in one transaction, and tells who waits. It alone touches IndexWriter. A page of
+ * messages is read, changed and written back when another page is needed, so a listing costs one
+ * row per 128 messages however it is cut into batches. When the disk cannot be written any more, a
+ * copy in memory takes the place of the database until the end.
  */
 #include "index-private.h"
 
 #include "mailfs/log.h"
 
 #include <string.h>
+#include <time.h>
 
 #define LOG_PAGES 1000 /* written back when it is that long */
+#define GATHER_NS 10000000
+#define BURST 16 /* transactions, each within BURST_GAP of the one before */
+#define BURST_GAP (100 * G_TIME_SPAN_MILLISECOND)
 
 static const char *const sql_text[INDEX_N_SQL] = {
   [INDEX_SQL_BEGIN] = "BEGIN IMMEDIATE",
@@ -432,6 +436,27 @@ write_back_log (MailIndex *index)
   sqlite3_wal_checkpoint_v2 (writer->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
 }
 
+/* In a burst, waits for more. What comes now and then is written at once: the less a kill can take
+ * the better. queue_lock held. */
+static void
+gather (MailIndex *index)
+{
+  struct timespec until;
+  int timed_out = 0;
+
+  if (index->n_in_burst < BURST)
+    return;
+  clock_gettime (CLOCK_MONOTONIC, &until);
+  until.tv_nsec += GATHER_NS;
+  if (until.tv_nsec >= 1000000000)
+    {
+      until.tv_sec++;
+      until.tv_nsec -= 1000000000;
+    }
+  while (timed_out == 0 && !index->stopping && index->n_flushing == 0 && !index->in_a_hurry)
+    timed_out = pthread_cond_timedwait (&index->queued, &index->queue_lock, &until);
+}
+
 static void *
 writer_main (void *data)
 {
@@ -440,22 +465,26 @@ writer_main (void *data)
   pthread_mutex_lock (&index->queue_lock);
   for (;;)
     {
-      GQueue batches = index->batches;
-      guint64 sequence = index->queued_sequence;
-
-      if (g_queue_is_empty (&batches))
+      if (g_queue_is_empty (&index->batches))
         {
           if (index->stopping)
             break;
           pthread_cond_wait (&index->queued, &index->queue_lock);
           continue;
         }
+      gather (index);
+      index->in_a_hurry = FALSE;
+      GQueue batches = index->batches;
+      guint64 sequence = index->queued_sequence;
       g_queue_init (&index->batches);
       pthread_mutex_unlock (&index->queue_lock);
 
       write_batches (index, &batches);
       pthread_mutex_lock (&index->queue_lock);
       index->done_sequence = sequence;
+      gint64 now = g_get_monotonic_time ();
+      index->n_in_burst = now - index->written_at < BURST_GAP ? index->n_in_burst + 1 : 0;
+      index->written_at = now;
       pthread_cond_broadcast (&index->done);
       pthread_mutex_unlock (&index->queue_lock);
 
@@ -500,7 +529,10 @@ mail_index_queue (MailIndex *index, MailIndexBatch *batch)
   pthread_mutex_lock (&index->queue_lock);
   g_queue_push_tail (&index->batches, batch);
   index->queued_sequence++;
-  pthread_cond_signal (&index->queued);
+  /* What the journal says of a mailbox may soon lean on what is known of it here. */
+  index->in_a_hurry |= batch->mailboxes->len > 0;
+  if (index->batches.length == 1 || index->in_a_hurry)
+    pthread_cond_signal (&index->queued);
   pthread_mutex_unlock (&index->queue_lock);
 }
 
@@ -511,7 +543,10 @@ mail_index_flush (MailIndex *index)
 
   pthread_mutex_lock (&index->queue_lock);
   sequence = index->queued_sequence;
+  index->n_flushing++;
+  pthread_cond_signal (&index->queued);
   while (index->done_sequence < sequence)
     pthread_cond_wait (&index->done, &index->queue_lock);
+  index->n_flushing--;
   pthread_mutex_unlock (&index->queue_lock);
 }

@@ -439,13 +439,17 @@ static MailIndex *
 new_index (char *real_dir)
 {
   MailIndex *index = g_new0 (MailIndex, 1);
+  pthread_condattr_t monotonic;
 
   index->dir = real_dir;
   index->path = g_build_filename (real_dir, "index.db", NULL);
   pthread_mutex_init (&index->queue_lock, NULL);
   pthread_mutex_init (&index->read_lock, NULL);
   pthread_mutex_init (&index->keywords_lock, NULL);
-  pthread_cond_init (&index->queued, NULL);
+  pthread_condattr_init (&monotonic);
+  pthread_condattr_setclock (&monotonic, CLOCK_MONOTONIC);
+  pthread_cond_init (&index->queued, &monotonic);
+  pthread_condattr_destroy (&monotonic);
   pthread_cond_init (&index->done, NULL);
   g_queue_init (&index->batches);
   index->keyword_ids = g_hash_table_new (g_str_hash, g_str_equal);

@@ -18,7 +18,7 @@
 #define BURST_BYTES (G_GUINT64_CONSTANT (1) << 30)
 #define GATHER_MS 3u
 #define BATCHES_MAX 3u
-#define BATCH_MESSAGES 1000u
+#define BATCH_MESSAGES 2500u
 #define BATCH_APPENDS 200u
 #define BATCH_BYTES (8 * G_GUINT64_CONSTANT (1024) * 1024)
 
@@ -158,6 +158,22 @@ mail_changes_push_locked (MailChanges *changes, MailChange *change)
   g_queue_push_tail_link (&changes->queue, &change->link);
 }
 
+/* Lock held. */
+static gboolean
+is_busy (MailChanges *changes, const MailChange *change)
+{
+  for (guint i = 0; i < changes->running->len; i++)
+    {
+      const MailBatch *batch = changes->running->pdata[i];
+
+      if (batch->mailbox == change->mailbox || batch->target == change->mailbox
+          || (change->target != NULL
+              && (batch->mailbox == change->target || batch->target == change->target)))
+        return TRUE;
+    }
+  return FALSE;
+}
+
 void
 mail_changes_add (MailChanges *changes, MailChange *change, gboolean wait, MailDoneFunc done,
                   gpointer user_data)
@@ -176,11 +192,12 @@ mail_changes_add (MailChanges *changes, MailChange *change, gboolean wait, MailD
       changes->urgent |= done != NULL;
     }
   mail_changes_push_locked (changes, change);
+  gboolean behind = is_busy (changes, change); /* a batch at whose end the queue is looked at */
   g_mutex_unlock (&changes->lock);
-  if (burst)
-    kick_soon (changes);
-  else
+  if (!burst)
     mail_changes_kick (changes);
+  else if (!behind)
+    kick_soon (changes);
   if (burst && done != NULL)
     done (NULL, user_data);
 }
@@ -230,21 +247,6 @@ conflicts (GHashTable *keys, const MailChange *change)
                      && has_key (keys, change->staged->source_content,
                                  change->staged->source_uid))))
          || (change->replaces != 0 && has_key (keys, change->replaces_content, change->replaces));
-}
-
-static gboolean
-is_busy (MailChanges *changes, const MailChange *change)
-{
-  for (guint i = 0; i < changes->running->len; i++)
-    {
-      const MailBatch *batch = changes->running->pdata[i];
-
-      if (batch->mailbox == change->mailbox || batch->target == change->mailbox
-          || (change->target != NULL
-              && (batch->mailbox == change->target || batch->target == change->target)))
-        return TRUE;
-    }
-  return FALSE;
 }
 
 static guint64
@@ -383,13 +385,14 @@ dispatch (gpointer data)
       gboolean wait = changes->retry != NULL && !changes->urgent;
       changes->urgent = FALSE;
       MailBatch *batch = wait ? NULL : next_batch (changes);
+      if (batch != NULL)
+        g_ptr_array_add (changes->running, batch);
       g_mutex_unlock (&changes->lock);
       if (batch == NULL)
         break;
       if (changes->retry != NULL)
         g_source_destroy (changes->retry);
       g_clear_pointer (&changes->retry, g_source_unref);
-      g_ptr_array_add (changes->running, batch);
       start (batch);
     }
   g_mutex_lock (&changes->lock);
