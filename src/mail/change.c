@@ -140,6 +140,7 @@ mail_changes_stop_if_idle (MailChanges *changes)
           "%u change%s not on the server yet; what is queued is sent at the next mount", n,
           n == 1 ? " is" : "s are");
       mail_changes_give_up_waiting (changes, error);
+      mail_changes_fail_drains (changes, error);
       mail_stage_give_up_waiting (changes, error);
     }
   done (error, changes->stopped_data);
