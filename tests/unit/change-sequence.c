@@ -485,14 +485,17 @@ add_file (Sequence *s, MailStaged *staged, guint token)
   g_array_append_val (s->files, file);
 }
 
-static void
+/* FALSE: it is refused, and what was in it is there still. */
+static gboolean
 write_token (MailStaged *staged, guint token)
 {
   g_autofree char *text = token_text (token);
   g_autoptr (GError) error = NULL;
 
-  if (mail_staged_truncate (staged, 0, &error))
-    mail_staged_write (staged, 0, text, strlen (text), &error);
+  if (!mail_staged_truncate (staged, 0, &error))
+    return FALSE;
+  mail_staged_write (staged, 0, text, strlen (text), &error);
+  return TRUE;
 }
 
 static void
@@ -569,6 +572,8 @@ user_rewrite (Sequence *s)
   mail_staged_info (file->staged, &info);
   token_at (s, token)->may_go = info.state == MAIL_STAGED_DROPPED;
   say (s, "rewrite tok%u as tok%u", file->token, token);
+  if (!write_token (file->staged, token))
+    return; /* a copy that the server is about to make */
   for (guint i = 0; i < s->files->len; i++)
     {
       File *same = &g_array_index (s->files, File, i);
@@ -579,7 +584,6 @@ user_rewrite (Sequence *s)
       token_at (s, same->token)->handled = TRUE;
       same->token = token;
     }
-  write_token (file->staged, token);
   if ((how & 1) == 0)
     mail_staged_commit (file->staged, (how & 2) != 0, answered, wait_for (s, "rewrite", -1));
 }
