@@ -97,7 +97,8 @@ is_idle (FsServer *server)
 /* To drop an entry the kernel takes the directory's lock, and nothing wakes us from waiting for it,
  * not even SIGKILL: a daemon that is killed then would leave a mount that hangs for ever, with the
  * request that holds the lock and is never answered. So an entry is dropped only while no request
- * holds its directory, parked or in hand. */
+ * holds its directory, parked or in hand. What is left is a request that begins within the
+ * microsecond between this look and the notice, and a kill before it is answered. */
 static Notice *
 take_name (FsServer *server, GQueue *names)
 {
