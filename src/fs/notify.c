@@ -139,10 +139,10 @@ take_due (GSequence *later)
 
 /* µs until one of those that are kept may be told, or 0 when there is none. */
 static guint64
-time_to_wait (const Kept *kept)
+time_to_wait (Kept *kept)
 {
   GSequenceIter *first = g_sequence_get_begin_iter (kept->later);
-  const Notice *moved = g_queue_peek_head ((GQueue *)&kept->moved);
+  const Notice *moved = g_queue_peek_head (&kept->moved);
   gint64 now = g_get_monotonic_time (), wait = G_MAXINT64;
 
   if (!g_sequence_iter_is_end (first))
@@ -217,14 +217,15 @@ run (gpointer data)
 }
 
 static void
+enqueue (FsServer *server, Notice notice)
+{
+  g_async_queue_push (server->notify->queue, g_memdup2 (&notice, sizeof notice));
+}
+
+static void
 push (FsServer *server, fuse_ino_t ino, gboolean contents, const char *name)
 {
-  Notice *notice = g_new0 (Notice, 1);
-
-  notice->ino = ino;
-  notice->contents = contents;
-  notice->name = g_strdup (name);
-  g_async_queue_push (server->notify->queue, notice);
+  enqueue (server, (Notice) { .ino = ino, .contents = contents, .name = g_strdup (name) });
 }
 
 static void
@@ -233,13 +234,8 @@ push_dir (FsServer *server, fuse_ino_t dir)
   g_mutex_lock (&server->lock);
   gboolean is_first = g_hash_table_add (server->notify->dirs, GSIZE_TO_POINTER (dir));
   g_mutex_unlock (&server->lock);
-  if (!is_first)
-    return;
-  Notice *notice = g_new0 (Notice, 1);
-  notice->ino = dir;
-  notice->contents = notice->is_dir = TRUE;
-  notice->delay = DIR_DELAY;
-  g_async_queue_push (server->notify->queue, notice);
+  if (is_first)
+    enqueue (server, (Notice) { .ino = dir, .contents = TRUE, .is_dir = TRUE, .delay = DIR_DELAY });
 }
 
 void
@@ -251,12 +247,7 @@ fs_notify_entry (FsServer *server, fuse_ino_t dir, const char *name)
 void
 fs_notify_entry_later (FsServer *server, fuse_ino_t dir, const char *name)
 {
-  Notice *notice = g_new0 (Notice, 1);
-
-  notice->ino = dir;
-  notice->name = g_strdup (name);
-  notice->delay = G_TIME_SPAN_SECOND;
-  g_async_queue_push (server->notify->queue, notice);
+  enqueue (server, (Notice) { .ino = dir, .name = g_strdup (name), .delay = G_TIME_SPAN_SECOND });
 }
 
 static FsNodeKind
@@ -357,10 +348,7 @@ size_known (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed
         fuse_lowlevel_notify_inval_inode (server->session, ino, -1, 0);
       return;
     }
-  Notice *notice = g_new0 (Notice, 1);
-  notice->ino = ino;
-  notice->delay = G_TIME_SPAN_SECOND;
-  g_async_queue_push (server->notify->queue, notice);
+  enqueue (server, (Notice) { .ino = ino, .delay = G_TIME_SPAN_SECOND });
 }
 
 void
@@ -373,12 +361,10 @@ static void
 walks_on (gpointer user_data, guint32 content_id, const guint32 *uids, guint n)
 {
   FsServer *server = user_data;
-  Notice *notice = g_new0 (Notice, 1);
+  GArray *copy = g_array_sized_new (FALSE, FALSE, sizeof (guint32), n);
 
-  notice->content_id = content_id;
-  notice->uids = g_array_sized_new (FALSE, FALSE, sizeof (guint32), n);
-  g_array_append_vals (notice->uids, uids, n);
-  g_async_queue_push (server->notify->queue, notice);
+  g_array_append_vals (copy, uids, n);
+  enqueue (server, (Notice) { .content_id = content_id, .uids = copy });
 }
 
 static void

@@ -18,6 +18,8 @@
 
 #define APPLICATION_ID 1835691893 /* "mjou" */
 #define SCHEMA_VERSION 3
+#define APPLICATION_ID_TEXT G_STRINGIFY (APPLICATION_ID)
+#define SCHEMA_VERSION_TEXT G_STRINGIFY (SCHEMA_VERSION)
 /* Ids are reserved in blocks, so that a file that is made does not cost two writes. */
 #define ID_BLOCK 256u
 
@@ -49,10 +51,9 @@ static const char schema[]
       " replaces INTEGER, in_place INTEGER, source TEXT, source_uidvalidity INTEGER, source_uid "
       "INTEGER,"
       " uidvalidity INTEGER, uid INTEGER, error TEXT, dirty INTEGER);"
-      "PRAGMA application_id=" G_STRINGIFY (APPLICATION_ID) ";"
-                                                            "PRAGMA user_version=" G_STRINGIFY (
-                                                                SCHEMA_VERSION) ";"
-                                                                                "COMMIT";
+      "PRAGMA application_id=" APPLICATION_ID_TEXT ";"
+      "PRAGMA user_version=" SCHEMA_VERSION_TEXT ";"
+      "COMMIT";
 
 static void
 set_error (MailJournal *journal, int code, GError **error)
@@ -95,9 +96,10 @@ get_text (sqlite3 *db, const char *sql)
 static void
 finish (MailJournal *journal, sqlite3_stmt *stmt)
 {
-  int code = journal->failed == SQLITE_OK ? sqlite3_step (stmt) : SQLITE_DONE;
-
-  if (code != SQLITE_DONE && journal->failed == SQLITE_OK)
+  if (journal->failed != SQLITE_OK)
+    return;
+  int code = sqlite3_step (stmt);
+  if (code != SQLITE_DONE)
     journal->failed = code;
   sqlite3_reset (stmt);
 }
@@ -304,8 +306,7 @@ mail_journal_commit (MailJournal *journal, GError **error)
 
   if (--journal->depth == 0)
     {
-      if (journal->failed == SQLITE_OK)
-        finish (journal, journal->commit);
+      finish (journal, journal->commit);
       if (journal->failed != SQLITE_OK)
         {
           sqlite3_exec (journal->db, "ROLLBACK", NULL, NULL, NULL);
