@@ -14,7 +14,6 @@
 #include <sqlite3.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -833,15 +832,9 @@ assert_works_without_disk (Fixture *f, guint32 content_id)
 static void
 test_full_disk (Fixture *f, gconstpointer data)
 {
-  struct rlimit limit, small;
-
   fill_index (f);
   mail_index_flush (f->index);
-  signal (SIGXFSZ, SIG_IGN);
-  getrlimit (RLIMIT_FSIZE, &limit);
-  small = limit;
-  small.rlim_cur = 200000;
-  setrlimit (RLIMIT_FSIZE, &small);
+  struct rlimit limit = scratch_limit_files (200000);
   assert_works_without_disk (f, 18);
   close_index (f);
   setrlimit (RLIMIT_FSIZE, &limit);

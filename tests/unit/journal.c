@@ -13,7 +13,6 @@
 #include <signal.h>
 #include <sqlite3.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -1289,15 +1288,9 @@ test_refused_row (Fixture *f, gconstpointer data)
 static void
 test_no_growth (Fixture *f, gconstpointer data)
 {
-  struct rlimit limit, small;
-
   put_change (f, 1, "x");
   put_staged (f, 2, "x");
-  signal (SIGXFSZ, SIG_IGN);
-  getrlimit (RLIMIT_FSIZE, &limit);
-  small = limit;
-  small.rlim_cur = 200000;
-  setrlimit (RLIMIT_FSIZE, &small);
+  struct rlimit limit = scratch_limit_files (200000);
   mail_journal_begin (f->journal);
   mail_journal_remove_change (f->journal, 1);
   put_large (f, 7);

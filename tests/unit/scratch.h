@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * A directory for one test, and its end.
+ * A directory for one test, and its end; a disk that takes no more.
  */
 #pragma once
 
 #include <glib/gstdio.h>
+#include <signal.h>
+#include <sys/resource.h>
 
 /* Empty, nobody else's; the caller's, see scratch_free. */
 static inline char *
@@ -39,4 +41,18 @@ scratch_free (char *dir)
 {
   scratch_remove (dir);
   g_free (dir);
+}
+
+/* No file grows beyond so many bytes. What was before, for setrlimit. */
+static inline struct rlimit
+scratch_limit_files (rlim_t bytes)
+{
+  struct rlimit before, small;
+
+  signal (SIGXFSZ, SIG_IGN);
+  g_assert_cmpint (getrlimit (RLIMIT_FSIZE, &before), ==, 0);
+  small = before;
+  small.rlim_cur = bytes;
+  g_assert_cmpint (setrlimit (RLIMIT_FSIZE, &small), ==, 0);
+  return before;
 }

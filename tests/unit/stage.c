@@ -6,14 +6,13 @@
  * change.c.
  */
 #include "mail-harness.h"
+#include "scratch.h"
 #include "mail/change-private.h"
 #include "mailfs/log.h"
 
 #include <fcntl.h>
 #include <glib/gstdio.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #define PIECE (256u * 1024u) /* as spool.c reads */
@@ -294,14 +293,9 @@ test_too_large (Fixture *f, gconstpointer data)
   g_autoptr (GByteArray) model = g_byte_array_new ();
   g_autofree char *text = g_strnfill (200, 'x');
   g_autoptr (GError) error = NULL;
-  struct rlimit limit, small;
 
   apply (staged, model, "w0:abc");
-  signal (SIGXFSZ, SIG_IGN);
-  getrlimit (RLIMIT_FSIZE, &limit);
-  small = limit;
-  small.rlim_cur = 100;
-  setrlimit (RLIMIT_FSIZE, &small);
+  struct rlimit limit = scratch_limit_files (100);
   gboolean good = mail_staged_write (staged, 0, text, 200, &error);
   setrlimit (RLIMIT_FSIZE, &limit);
   g_assert_false (good);
@@ -320,14 +314,9 @@ test_none_fits (Fixture *f, gconstpointer data)
 {
   g_autoptr (MailStaged) staged = create (f, f->inbox, 0, ".t", TRUE);
   g_autoptr (GByteArray) model = g_byte_array_new ();
-  struct rlimit limit, small;
 
   apply (staged, model, "w0:abc");
-  signal (SIGXFSZ, SIG_IGN);
-  getrlimit (RLIMIT_FSIZE, &limit);
-  small = limit;
-  small.rlim_cur = 100;
-  setrlimit (RLIMIT_FSIZE, &small);
+  struct rlimit limit = scratch_limit_files (100);
   gboolean good = mail_staged_write (staged, 5000, "x", 1, NULL);
   setrlimit (RLIMIT_FSIZE, &limit);
   g_assert_false (good);
@@ -339,14 +328,9 @@ static void
 test_none_fits_sent (Fixture *f, gconstpointer data)
 {
   g_autoptr (MailStaged) staged = create (f, f->inbox, 0, "x", FALSE);
-  struct rlimit limit, small;
   Told done = { 0 };
 
-  signal (SIGXFSZ, SIG_IGN);
-  getrlimit (RLIMIT_FSIZE, &limit);
-  small = limit;
-  small.rlim_cur = 100;
-  setrlimit (RLIMIT_FSIZE, &small);
+  struct rlimit limit = scratch_limit_files (100);
   gboolean good = mail_staged_write (staged, 5000, "x", 1, NULL);
   setrlimit (RLIMIT_FSIZE, &limit);
   g_assert_false (good);
