@@ -20,7 +20,7 @@ typedef struct
 {
   fuse_ino_t ino;    /* of the inode, or of the directory when name is set */
   gboolean contents; /* pages (a directory's listing) too, not only attributes */
-  gboolean is_dir;   /* in the set of those that are to be told already */
+  gboolean is_dir;   /* told once for all that comes before it is due */
   char *name;        /* an entry that is no longer so */
   GArray *uids;      /* of messages of this content id, whose bytes the kernel is to have */
   guint32 content_id;
@@ -28,21 +28,20 @@ typedef struct
   gint64 due;   /* monotonic µs: not before */
 } Notice;
 
-/* What waits for its time, or for a moment in which it may be told. */
-typedef struct
-{
-  GSequence *later; /* by due */
-  GQueue names;     /* that others took away */
-  GQueue moved;     /* names that the kernel took along */
-} Kept;
-
 struct FsNotify
 {
   FsServer *server;
-  GAsyncQueue *queue; /* of Notice; one with ino 0 ends the thread */
-  GHashTable *dirs;   /* inodes of directories with a notice on its way; under the server's lock */
   GThread *thread;
   gint stopped; /* atomic */
+
+  GMutex lock;     /* of all below; the server's may be taken while it is held */
+  GCond earlier;   /* something is due before the thread looks by itself, or it is to end */
+  gint64 looks_at; /* monotonic µs: when it does; 0: it is awake */
+  gboolean ends;
+  GSequence *others; /* by due: all but names */
+  GHashTable *dirs;  /* inodes of directories among them */
+  GQueue names;      /* that others took away */
+  GQueue moved;      /* names that the kernel took along */
 };
 
 static void
@@ -55,18 +54,18 @@ notice_free (gpointer data)
   g_free (notice);
 }
 
+static void
+free_other (gpointer data, gpointer unused)
+{
+  notice_free (data);
+}
+
 /* The kernel answers -ENOENT for what it does not know, which is as well. */
 static void
 tell (FsServer *server, const Notice *notice)
 {
   struct fuse_session *session = server->session;
 
-  if (notice->is_dir)
-    {
-      g_mutex_lock (&server->lock);
-      g_hash_table_remove (server->notify->dirs, GSIZE_TO_POINTER (notice->ino));
-      g_mutex_unlock (&server->lock);
-    }
   if (notice->uids != NULL)
     fs_hand_on_cached (server, notice->content_id, (const guint32 *)notice->uids->data,
                        notice->uids->len);
@@ -75,6 +74,8 @@ tell (FsServer *server, const Notice *notice)
   else
     fuse_lowlevel_notify_inval_inode (session, notice->ino, notice->contents ? 0 : -1, 0);
 }
+
+/* --- what is told next; the lock is held ------------------------------------------------------ */
 
 static gint
 compare_due (gconstpointer a, gconstpointer b, gpointer unused)
@@ -126,106 +127,108 @@ take_moved_name (FsServer *server, GQueue *moved)
 }
 
 static Notice *
-take_due (GSequence *later)
+take_other (FsNotify *notify)
 {
-  GSequenceIter *first = g_sequence_get_begin_iter (later);
+  GSequenceIter *first = g_sequence_get_begin_iter (notify->others);
   Notice *notice = !g_sequence_iter_is_end (first) ? g_sequence_get (first) : NULL;
 
   if (notice == NULL || notice->due > g_get_monotonic_time ())
     return NULL;
   g_sequence_remove (first);
+  if (notice->is_dir)
+    g_hash_table_remove (notify->dirs, GSIZE_TO_POINTER (notice->ino));
   return notice;
 }
 
-/* µs until one of those that are kept may be told, or 0 when there is none. */
-static guint64
-time_to_wait (Kept *kept)
+/* When one of those that are kept may be told. */
+static gint64
+time_to_look (FsNotify *notify)
 {
-  GSequenceIter *first = g_sequence_get_begin_iter (kept->later);
-  const Notice *moved = g_queue_peek_head (&kept->moved);
-  gint64 now = g_get_monotonic_time (), wait = G_MAXINT64;
+  GSequenceIter *first = g_sequence_get_begin_iter (notify->others);
+  const Notice *moved = g_queue_peek_head (&notify->moved);
+  gint64 now = g_get_monotonic_time (), at = G_MAXINT64;
 
   if (!g_sequence_iter_is_end (first))
-    wait = MAX (((Notice *)g_sequence_get (first))->due - now, 1);
+    at = ((Notice *)g_sequence_get (first))->due;
   if (moved != NULL)
-    wait = MIN (wait, MAX (moved->due - now, MOVED_POLL));
-  if (kept->names.length > 0)
-    wait = MIN (wait, NAMES_POLL);
-  return wait == G_MAXINT64 ? 0 : (guint64)wait;
+    at = MIN (at, MAX (moved->due, now + MOVED_POLL));
+  if (notify->names.length > 0)
+    at = MIN (at, now + NAMES_POLL);
+  return at;
 }
 
-/* TRUE: it may be told now. */
-static gboolean
-sort_in (Kept *kept, Notice *notice)
-{
-  notice->due = g_get_monotonic_time () + notice->delay;
-  if (notice->name != NULL)
-    g_queue_push_tail (notice->delay != 0 ? &kept->moved : &kept->names, notice);
-  else if (notice->delay != 0)
-    g_sequence_insert_sorted (kept->later, notice, compare_due, NULL);
-  else
-    return TRUE;
-  return FALSE;
-}
+/* --- the thread ------------------------------------------------------------------------------- */
 
-/* The next notice that may be told now. */
+/* Waits for one that may be told now; NULL: no more. */
 static Notice *
-next_notice (FsNotify *notify, Kept *kept)
+next_notice (FsNotify *notify)
 {
-  for (;;)
-    {
-      Notice *notice = take_due (kept->later);
+  Notice *notice = NULL;
 
+  g_mutex_lock (&notify->lock);
+  while (!notify->ends)
+    {
+      notice = take_other (notify);
       if (notice == NULL)
-        notice = take_name (notify->server, &kept->names);
+        notice = take_name (notify->server, &notify->names);
       if (notice == NULL)
-        notice = take_moved_name (notify->server, &kept->moved);
+        notice = take_moved_name (notify->server, &notify->moved);
       if (notice != NULL)
-        return notice;
-      guint64 wait = time_to_wait (kept);
-      notice = wait != 0 ? g_async_queue_timeout_pop (notify->queue, wait)
-                         : g_async_queue_pop (notify->queue);
-      if (notice != NULL && sort_in (kept, notice))
-        return notice;
+        break;
+      notify->looks_at = time_to_look (notify);
+      if (notify->looks_at == G_MAXINT64)
+        g_cond_wait (&notify->earlier, &notify->lock);
+      else
+        g_cond_wait_until (&notify->earlier, &notify->lock, notify->looks_at);
+      notify->looks_at = 0;
     }
+  g_mutex_unlock (&notify->lock);
+  return notice;
 }
 
 static gpointer
 run (gpointer data)
 {
   FsNotify *notify = data;
-  Kept kept = { g_sequence_new (NULL), G_QUEUE_INIT, G_QUEUE_INIT };
-  gboolean end = FALSE;
+  Notice *notice;
 
-  while (!end)
+  while ((notice = next_notice (notify)) != NULL)
     {
-      Notice *notice = next_notice (notify, &kept);
-
-      end = notice->ino == 0 && notice->uids == NULL;
-      if (!end)
-        tell (notify->server, notice);
+      tell (notify->server, notice);
       notice_free (notice);
     }
-  for (GSequenceIter *at = g_sequence_get_begin_iter (kept.later); !g_sequence_iter_is_end (at);
-       at = g_sequence_iter_next (at))
-    notice_free (g_sequence_get (at));
-  g_sequence_free (kept.later);
-  g_queue_clear_full (&kept.names, notice_free);
-  g_queue_clear_full (&kept.moved, notice_free);
   g_atomic_int_set (&notify->stopped, TRUE);
   return NULL;
 }
 
+/* --- reporting -------------------------------------------------------------------------------- */
+
+/* The thread is woken only for what is due before it looks by itself. */
 static void
-enqueue (FsServer *server, Notice notice)
+add (FsServer *server, Notice template)
 {
-  g_async_queue_push (server->notify->queue, g_memdup2 (&notice, sizeof notice));
+  FsNotify *notify = server->notify;
+
+  template.due = g_get_monotonic_time () + template.delay;
+  g_mutex_lock (&notify->lock);
+  if (!template.is_dir || g_hash_table_add (notify->dirs, GSIZE_TO_POINTER (template.ino)))
+    {
+      Notice *notice = g_memdup2 (&template, sizeof template);
+
+      if (notice->name != NULL)
+        g_queue_push_tail (notice->delay != 0 ? &notify->moved : &notify->names, notice);
+      else
+        g_sequence_insert_sorted (notify->others, notice, compare_due, NULL);
+      if (notice->due < notify->looks_at)
+        g_cond_signal (&notify->earlier);
+    }
+  g_mutex_unlock (&notify->lock);
 }
 
 static void
 push (FsServer *server, fuse_ino_t ino, gboolean contents, const char *name)
 {
-  enqueue (server, (Notice) { .ino = ino, .contents = contents, .name = g_strdup (name) });
+  add (server, (Notice) { .ino = ino, .contents = contents, .name = g_strdup (name) });
 }
 
 static void
@@ -235,19 +238,13 @@ push_dir (FsServer *server, fuse_ino_t dir)
   gboolean is_first = g_hash_table_add (server->notify->dirs, GSIZE_TO_POINTER (dir));
   g_mutex_unlock (&server->lock);
   if (is_first)
-    enqueue (server, (Notice) { .ino = dir, .contents = TRUE, .is_dir = TRUE, .delay = DIR_DELAY });
-}
-
-void
-fs_notify_entry (FsServer *server, fuse_ino_t dir, const char *name)
-{
-  push (server, dir, FALSE, name);
+    add (server, (Notice) { .ino = dir, .contents = TRUE, .is_dir = TRUE, .delay = DIR_DELAY });
 }
 
 void
 fs_notify_entry_later (FsServer *server, fuse_ino_t dir, const char *name)
 {
-  enqueue (server, (Notice) { .ino = dir, .name = g_strdup (name), .delay = G_TIME_SPAN_SECOND });
+  add (server, (Notice) { .ino = dir, .name = g_strdup (name), .delay = G_TIME_SPAN_SECOND });
 }
 
 static FsNodeKind
@@ -348,7 +345,7 @@ size_known (gpointer user_data, guint32 content_id, guint32 uid, guint64 claimed
         fuse_lowlevel_notify_inval_inode (server->session, ino, -1, 0);
       return;
     }
-  enqueue (server, (Notice) { .ino = ino, .delay = G_TIME_SPAN_SECOND });
+  add (server, (Notice) { .ino = ino, .delay = G_TIME_SPAN_SECOND });
 }
 
 void
@@ -364,7 +361,7 @@ walks_on (gpointer user_data, guint32 content_id, const guint32 *uids, guint n)
   GArray *copy = g_array_sized_new (FALSE, FALSE, sizeof (guint32), n);
 
   g_array_append_vals (copy, uids, n);
-  enqueue (server, (Notice) { .content_id = content_id, .uids = copy });
+  add (server, (Notice) { .content_id = content_id, .uids = copy });
 }
 
 static void
@@ -412,7 +409,9 @@ fs_notify_new (FsServer *server)
   FsNotify *notify = g_new0 (FsNotify, 1);
 
   notify->server = server;
-  notify->queue = g_async_queue_new_full (notice_free);
+  g_mutex_init (&notify->lock);
+  g_cond_init (&notify->earlier);
+  notify->others = g_sequence_new (NULL);
   notify->dirs = g_hash_table_new (NULL, NULL);
   notify->thread = g_thread_new ("notify", run, notify);
   return notify;
@@ -421,7 +420,10 @@ fs_notify_new (FsServer *server)
 void
 fs_notify_stop (FsNotify *notify)
 {
-  g_async_queue_push_front (notify->queue, g_new0 (Notice, 1));
+  g_mutex_lock (&notify->lock);
+  notify->ends = TRUE;
+  g_cond_signal (&notify->earlier);
+  g_mutex_unlock (&notify->lock);
 }
 
 gboolean
@@ -435,7 +437,12 @@ fs_notify_free (FsNotify *notify)
 {
   fs_notify_stop (notify);
   g_thread_join (notify->thread);
-  g_async_queue_unref (notify->queue);
+  g_sequence_foreach (notify->others, free_other, NULL);
+  g_sequence_free (notify->others);
   g_hash_table_unref (notify->dirs);
+  g_queue_clear_full (&notify->names, notice_free);
+  g_queue_clear_full (&notify->moved, notice_free);
+  g_cond_clear (&notify->earlier);
+  g_mutex_clear (&notify->lock);
   g_free (notify);
 }
