@@ -227,6 +227,7 @@ add_tasks (ChangeJob *job, ChangeVerb verb, ImapTask **chain)
       task->task.access = verb == CHANGE_COPY ? IMAP_ACCESS_READ : IMAP_ACCESS_WRITE;
       task->job = job;
       task->task.owner = job;
+      task->task.removes = verb == CHANGE_MOVE || verb == CHANGE_EXPUNGE ? job->uids : NULL;
       task->verb = verb;
       task->first = i;
       task->n = imap_command_fit_ranges (ranges + i, job->uids->len - i, SET_MAX);

@@ -271,6 +271,24 @@ on_expunge (guint32 seq, gpointer user_data)
   FORWARD (session, expunge, seq);
 }
 
+/* Whether a command under way was to remove them all: that they go is no news. */
+static gboolean
+are_removed (const ImapSession *session, const MailUidSet *set)
+{
+  for (const GList *link = session->sent.head; link != NULL; link = link->next)
+    {
+      const ImapEntry *entry = link->data;
+      g_autoptr (MailUidSet) removed = NULL;
+
+      if (entry->select != session->current || entry->task == NULL || entry->task->removes == NULL)
+        continue;
+      removed = mail_uid_set_intersect (set, entry->task->removes);
+      if (mail_uid_set_equal (removed, set))
+        return TRUE;
+    }
+  return FALSE;
+}
+
 static void
 on_vanished (const MailUidSet *set, gboolean earlier, gpointer user_data)
 {
@@ -284,7 +302,8 @@ on_vanished (const MailUidSet *set, gboolean earlier, gpointer user_data)
     {
       guint64 n = mail_uid_set_count (set);
       select->exists -= (guint32)MIN (n, select->exists);
-      imap_session_note_change (session);
+      if (!are_removed (session, set))
+        imap_session_note_change (session);
     }
   FORWARD (session, vanished, set, earlier);
 }

@@ -84,10 +84,11 @@ struct ImapTask
   gboolean unselected; /* no mailbox may be selected: what STATUS says of that one is old */
   gboolean moved;      /* once taken from behind a command that did not move */
   gboolean bulk;
-  gboolean follows;   /* set by the session: not the first of its chain */
-  guint weight;       /* how much it keeps a connection busy; 0 counts as 1 */
-  ImapSelect *select; /* set by the session while the task is with it */
-  gint64 queued_at;   /* the pool's, monotonic milliseconds */
+  gboolean follows;          /* set by the session: not the first of its chain */
+  const MailUidSet *removes; /* the owner's: messages that are to go; NULL: none */
+  guint weight;              /* how much it keeps a connection busy; 0 counts as 1 */
+  ImapSelect *select;        /* set by the session while the task is with it */
+  gint64 queued_at;          /* the pool's, monotonic milliseconds */
 };
 
 /* A GError for a NO or BAD; the response code decides what kind, or without one, when select says

@@ -1014,6 +1014,53 @@ plain_done (ImapTask *task, const ImapResult *result)
   ((Plain *)task)->error = result->error != NULL ? result->error->code : NO_ERROR;
 }
 
+static const struct
+{
+  const char *name, *said;
+  gboolean is_news;
+} vanished_cases[] = {
+  { "what-was-asked-for", "* VANISHED 5:7\r\nA2 OK\r\n", FALSE },
+  { "a-part-of-it", "* VANISHED 6\r\n* VANISHED 5\r\nA2 OK\r\n", FALSE },
+  { "another-one-with-it", "* VANISHED 5:8\r\nA2 OK\r\n", TRUE },
+  { "another-one", "* VANISHED 5:7\r\n* VANISHED 9\r\nA2 OK\r\n", TRUE },
+  { "after-the-answer", "A2 OK\r\n* VANISHED 5:7\r\n", TRUE },
+  { "a-new-one", "* VANISHED 5:7\r\n* 1 EXISTS\r\nA2 OK\r\n", TRUE },
+};
+
+/* A command that removes messages says that they go, which is no news about the mailbox; all else
+ * is. */
+static void
+test_vanished (gconstpointer data)
+{
+  static const ImapResponseHandler handler = { 0 };
+  static const ImapTaskOps ops = { plain_build, &handler, NULL, plain_done };
+  guint row = GPOINTER_TO_UINT (data);
+  g_autoptr (MailUidSet) removes = mail_uid_set_new ();
+  Plain move = { .task = { .ops = &ops,
+                           .mailbox = "INBOX",
+                           .access = IMAP_ACCESS_WRITE,
+                           .changes = TRUE,
+                           .removes = removes } };
+  ImapSession *session = start_session (IMAP_TLS_OFF);
+  gsize length;
+
+  mail_uid_set_add (removes, 5, 7);
+  say (session, "* PREAUTH [CAPABILITY IMAP4rev1] hi\r\n");
+  imap_session_submit (session, &move.task, 0);
+  imap_session_output (session, &length, 0);
+  imap_session_written (session, length, 0);
+  say (session, "* 3 EXISTS\r\n* OK [UIDVALIDITY 7]\r\nA1 OK\r\n");
+  imap_session_output (session, &length, 0);
+  imap_session_written (session, length, 0);
+  g_free (imap_session_take_changed (session));
+  say (session, vanished_cases[row].said);
+  g_autofree char *changed = imap_session_take_changed (session);
+  g_assert_cmpstr (changed, ==, vanished_cases[row].is_news ? "INBOX" : NULL);
+  g_assert_true (move.done);
+  g_assert_cmpint (move.error, ==, NO_ERROR);
+  imap_session_free (session);
+}
+
 /* What waits behind a command that does not move can be taken elsewhere, once; whoever came late is
  * not told that his time is over when the others' is. */
 static void
@@ -1113,6 +1160,11 @@ main (int argc, char **argv)
     }
   g_test_add_func ("/imap/session/injection", test_injection);
   g_test_add_func ("/imap/session/idle", test_idle);
+  for (guint i = 0; i < G_N_ELEMENTS (vanished_cases); i++)
+    {
+      g_autofree char *path = g_strconcat ("/imap/session/vanished/", vanished_cases[i].name, NULL);
+      g_test_add_data_func (path, GUINT_TO_POINTER (i), test_vanished);
+    }
   g_test_add_func ("/imap/session/stuck", test_stuck);
   g_test_add_func ("/imap/session/silence", test_silence);
   g_test_add_func ("/imap/session/trickle", test_trickle);
