@@ -179,7 +179,7 @@ mail_mailbox_load_locked (MailMailbox *mailbox)
     {
       /* Corrupt: as if it had never been listed, but for what tells whether the bodies in the cache
        * belong to it. */
-      mailbox->status = (MailMailboxStatus){ .uidvalidity = mailbox->status.uidvalidity };
+      mailbox->status = (MailMailboxStatus) { .uidvalidity = mailbox->status.uidvalidity };
       return FALSE;
     }
   GArray *names = mail_index_load_names (mailbox->store->index, mailbox->content_id, NULL);
@@ -303,6 +303,8 @@ mail_mailbox_uid_of_name (MailMailbox *mailbox, const char *name)
 static void
 set_mtime_locked (MailMailbox *mailbox, gint64 mtime)
 {
+  if (mailbox->mtime == mtime)
+    return;
   g_autofree char *key = g_strdup_printf ("mtime:%u", mailbox->id);
   g_autofree char *value = g_strdup_printf ("%" G_GINT64_FORMAT, mtime);
 
