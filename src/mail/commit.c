@@ -316,6 +316,15 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
       rename_message (staged, target, area, name, replaces_uid, NULL, done, user_data);
       return;
     }
+  if (staged->dropped || staged->state == MAIL_STAGED_DROPPED)
+    {
+      g_mutex_unlock (&changes->lock);
+      if (hidden != 0)
+        mail_effect_unhide (target, content_id, hidden, FALSE);
+      g_set_error (&error, MAIL_ERROR, MAIL_ERROR_GONE, "this file was removed");
+      tell (done, user_data, error);
+      return;
+    }
   if (staged->state == MAIL_STAGED_FAILED)
     {
       staged->state = MAIL_STAGED_LOCAL; /* tried once more */

@@ -253,31 +253,38 @@ restore_done (MailChanges *changes, MailMailbox *mailbox, const MailJournalStage
   mail_spool_remove (changes, row->id);
 }
 
-/* Who wrote it never came to its end, or nothing had been written. */
+/* A copy that is to become a file: where its source is, when that is still what it was. */
+static gboolean
+find_source (MailStaged *staged)
+{
+  MailChanges *changes = staged->changes;
+  g_autoptr (MailMailbox) source = find_mailbox (changes->store, staged->source_name);
+  guint32 uidvalidity = source != NULL ? load_mailbox (source) : 0;
+
+  if (source == NULL || (uidvalidity != 0 && uidvalidity != staged->source_uidvalidity))
+    return FALSE;
+  guint32 content_id = mail_mailbox_content_id (source);
+  g_mutex_lock (&changes->lock);
+  staged->source_content = content_id;
+  staged->source = g_steal_pointer (&source);
+  g_mutex_unlock (&changes->lock);
+  return TRUE;
+}
+
+/* Who wrote it never came to its end. */
 static void
 restore_local (MailStaged *staged)
 {
-  MailChanges *changes = staged->changes;
-  gboolean empty = staged->size == 0 || staged->source_uid != 0;
+  gboolean whole = staged->source_name == NULL || find_source (staged);
 
-  if (staged->temporary && staged->mailbox != NULL)
+  if (!staged->temporary || staged->mailbox == NULL || !whole)
     {
-      g_mutex_lock (&changes->lock);
-      mail_staged_list_locked (staged, TRUE);
-      g_mutex_unlock (&changes->lock);
+      mail_staged_interrupt (staged, "the program that wrote it was interrupted");
+      return;
     }
-  else if (empty)
-    {
-      guint32 hidden = staged->in_place ? 0 : staged->replaces_uid;
-      guint32 content_id = staged->replaces_content;
-
-      g_mutex_lock (&changes->lock);
-      mail_staged_discard_locked (staged, MAIL_STAGED_DROPPED);
-      g_mutex_unlock (&changes->lock);
-      mail_effect_show_again (changes->store, content_id, hidden);
-    }
-  else
-    mail_staged_fail (staged, "the program that wrote it was interrupted");
+  g_mutex_lock (&staged->changes->lock);
+  mail_staged_list_locked (staged, TRUE);
+  g_mutex_unlock (&staged->changes->lock);
 }
 
 /* TRUE when the row needs no more attention. */
@@ -414,37 +421,17 @@ show_again (MailChanges *changes, MailChange *change, const MailJournalChange *r
   g_mutex_unlock (&changes->lock);
 }
 
-/* Of a copy that is to become a file its source, where that is still what it was. */
-static MailMailbox *
-find_source (MailChanges *changes, MailStaged *staged)
-{
-  MailMailbox *source = find_mailbox (changes->store, staged->source_name);
-  guint32 uidvalidity = source != NULL ? load_mailbox (source) : 0;
-
-  if (uidvalidity != 0 && uidvalidity != staged->source_uidvalidity)
-    g_clear_pointer (&source, mail_mailbox_unref);
-  return source;
-}
-
 static gboolean
 attach_file (MailChanges *changes, MailChange *change, guint32 id)
 {
   g_autoptr (MailStaged) staged = mail_stage_find (changes->store, id);
-  g_autoptr (MailMailbox) source = NULL;
-  guint32 source_content = 0;
   gboolean good = FALSE;
 
   /* What was to be sent has been written over, and who did so never came to its end. */
   if (staged != NULL && staged->dirty && change->step == MAIL_STEP_NEW)
     mail_staged_fail (staged, "the program that wrote it was interrupted");
-  else if (staged != NULL && staged->source_name != NULL)
-    {
-      source = find_source (changes, staged);
-      if (source == NULL)
-        mail_staged_fail (staged, "what it was a copy of is no longer there");
-      else
-        source_content = mail_mailbox_content_id (source);
-    }
+  else if (staged != NULL && staged->source_name != NULL && !find_source (staged))
+    mail_staged_fail (staged, "what it was a copy of is no longer there");
   g_mutex_lock (&changes->lock);
   if (staged != NULL && staged->state == MAIL_STAGED_QUEUED)
     {
@@ -455,11 +442,6 @@ attach_file (MailChanges *changes, MailChange *change, guint32 id)
       /* As it was sent: what the search for it goes by. */
       change->sent_flags = staged->flags;
       change->sent_keywords = g_strdup (staged->keywords);
-      if (source != NULL)
-        {
-          staged->source_content = source_content;
-          staged->source = g_steal_pointer (&source);
-        }
       if (!staged->dropped && !staged->in_place)
         mail_staged_list_locked (staged, TRUE);
     }

@@ -369,6 +369,14 @@ not_sent_locked (const MailStaged *staged)
              && staged->change->kind == MAIL_CHANGE_APPEND);
 }
 
+/* What is still being written when the daemon is killed comes back only as a temporary file. */
+static gboolean
+outlives_us (const MailStaged *staged)
+{
+  return staged->state == MAIL_STAGED_QUEUED
+         || (staged->state == MAIL_STAGED_LOCAL && staged->temporary);
+}
+
 void
 mail_staged_set_mtime (MailStaged *staged, gint64 mtime)
 {
@@ -376,7 +384,7 @@ mail_staged_set_mtime (MailStaged *staged, gint64 mtime)
   if (not_sent_locked (staged))
     {
       staged->mtime = mtime;
-      if (staged->state == MAIL_STAGED_QUEUED)
+      if (outlives_us (staged))
         rewrite_row_locked (staged);
     }
   g_mutex_unlock (&staged->changes->lock);
@@ -401,7 +409,7 @@ mail_staged_set_flags (MailStaged *staged, guint8 flags, const char *keywords, G
   g_free (staged->keywords);
   staged->keywords = g_strdup (keywords);
   staged->flags_set = TRUE;
-  if (staged->state == MAIL_STAGED_QUEUED)
+  if (outlives_us (staged))
     rewrite_row_locked (staged);
   g_mutex_unlock (&changes->lock);
   g_autoptr (MailMailbox) mailbox = done_content != 0
@@ -452,6 +460,8 @@ mail_staged_copy_from (MailStaged *staged, MailMailbox *source, guint32 uid, GEr
         }
       staged->dirty = staged->written = TRUE;
       good = TRUE;
+      if (outlives_us (staged))
+        rewrite_row_locked (staged);
     }
   g_mutex_unlock (&changes->lock);
   return good;

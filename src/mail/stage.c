@@ -339,6 +339,24 @@ mail_staged_fail (MailStaged *staged, const char *reason)
 }
 
 void
+mail_staged_interrupt (MailStaged *staged, const char *reason)
+{
+  MailChanges *changes = staged->changes;
+
+  g_mutex_lock (&changes->lock);
+  gboolean empty = staged->size == 0 || staged->source_name != NULL;
+  guint32 hidden = staged->in_place || staged->retired ? 0 : staged->replaces_uid;
+  guint32 content_id = staged->replaces_content;
+  if (empty)
+    mail_staged_discard_locked (staged, MAIL_STAGED_DROPPED);
+  g_mutex_unlock (&changes->lock);
+  if (empty)
+    mail_effect_show_again (changes->store, content_id, hidden);
+  else
+    mail_staged_fail (staged, reason);
+}
+
+void
 mail_staged_no_next (MailStaged *staged, const GError *error)
 {
   MailChanges *changes = staged->changes;
@@ -659,5 +677,23 @@ mail_stage_renamed (MailChanges *changes)
           mail_journal_commit (changes->journal, NULL);
         }
       g_mutex_unlock (&changes->lock);
+    }
+}
+
+void
+mail_stage_mailboxes_gone (MailChanges *changes)
+{
+  g_autoptr (GPtrArray) all = get_all (changes);
+
+  for (guint i = 0; i < all->len; i++)
+    {
+      MailStaged *staged = all->pdata[i];
+      g_autoptr (MailMailbox) mailbox = mail_staged_mailbox (staged);
+
+      g_mutex_lock (&changes->lock);
+      gboolean waits = staged->state == MAIL_STAGED_LOCAL && staged->temporary;
+      g_mutex_unlock (&changes->lock);
+      if (waits && mailbox == NULL)
+        mail_staged_interrupt (staged, "its mailbox no longer exists");
     }
 }

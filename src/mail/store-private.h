@@ -154,6 +154,8 @@ void mail_sync_start (MailMailbox *mailbox); /* any thread; mailbox->syncing was
 void mail_changes_online (MailChanges *changes);
 void mail_changes_resume (MailChanges *changes, gboolean final);
 void mail_changes_kick (MailChanges *changes);
+/* The server no longer lists some: what waits there to be given its name is kept in failed. */
+void mail_stage_mailboxes_gone (MailChanges *changes);
 /* Where a message went that is known by its old place: a reference, and *uid; or NULL. */
 MailMailbox *mail_changes_moved (MailStore *store, guint32 content_id, guint32 *uid);
 /* What the server says in listing `number`, and what it will say. */

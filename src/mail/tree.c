@@ -440,6 +440,8 @@ apply (Listing *listing)
     store->list_has_status |= ((Entry *)listing->entries->pdata[i])->has_status;
   mail_index_queue (store->index, batch);
 
+  if (gone->len > 0 && store->changes != NULL)
+    mail_stage_mailboxes_gone (store->changes);
   for (guint i = 0; i < gone->len; i++)
     {
       const Gone *entry = &g_array_index (gone, Gone, i);
