@@ -63,6 +63,7 @@ typedef struct
   guint64 true_end; /* this only looks whether the start is still the same: then that is the end */
   MailPriority priority;
   GArray *uids; /* of guint32, ascending: what has not finished yet */
+  guint64 cost; /* about so many bytes were asked for ahead */
 
   guint32 uid; /* the message that is arriving, 0: none */
   MailCacheFile *file;

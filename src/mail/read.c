@@ -15,6 +15,7 @@
 #define WINDOW_MAX (1024 * (guint64)MAIL_BLOCK_SIZE) /* 64 MiB */
 #define PREFIX_MAX (2 * (guint64)MAIL_BLOCK_SIZE)    /* what the kernel reads ahead at most */
 #define PREFIX_WORTH (8 * (guint64)MAIL_BLOCK_SIZE)  /* a smaller message comes whole */
+#define CHUNK_MAX (80 * (guint64)MAIL_BLOCK_SIZE)    /* of a command that fetches ahead: 5 MiB */
 #define NEAR (16 * (guint64)MAIL_BLOCK_SIZE) /* the kernel reads ahead, and not always in order */
 
 /* Whether this account's messages come by range at all. */
@@ -415,6 +416,20 @@ mail_fetches_busy (MailFetches *fetches, guint32 content_id, guint32 uid)
   return busy;
 }
 
+/* The request that this part goes with, or NULL. */
+static MailFetch *
+find_room (GPtrArray *requests, const MailFetchPart *part)
+{
+  for (guint i = requests->len; i-- > 0;)
+    {
+      MailFetch *fetch = requests->pdata[i];
+
+      if (fetch->end == part->end)
+        return fetch->cost + part->cost <= CHUNK_MAX ? fetch : NULL;
+    }
+  return NULL;
+}
+
 void
 mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id,
                     const MailFetchPart *parts, guint n_parts)
@@ -424,7 +439,6 @@ mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 content_
   for (guint i = 0; i < n_parts; i++)
     {
       guint64 key = mail_fetch_key (content_id, parts[i].uid);
-      MailFetch *fetch = NULL;
 
       g_autoptr (MailCacheFile) file = mail_cache_get (fetches->store->cache, content_id,
                                                        parts[i].uid, 0);
@@ -432,9 +446,7 @@ mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 content_
       /* What somebody fetches already is left to him. */
       if (!g_hash_table_contains (fetches->pending, &key))
         {
-          for (guint r = 0; r < requests->len && fetch == NULL; r++)
-            if (((MailFetch *)requests->pdata[r])->end == parts[i].end)
-              fetch = requests->pdata[r];
+          MailFetch *fetch = find_room (requests, &parts[i]);
           if (fetch == NULL)
             {
               fetch = mail_fetch_new (fetches, mailbox, content_id, parts[i].start, parts[i].end,
@@ -442,6 +454,7 @@ mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 content_
               g_ptr_array_add (requests, fetch);
             }
           g_array_append_val (fetch->uids, parts[i].uid);
+          fetch->cost += parts[i].cost;
           MailPending *pending = mail_claims_get (fetches, key, file, MAIL_TO_END);
           mail_claims_add (pending, parts[i].start, parts[i].end);
           pending->hand_on = parts[i].hand_on;

@@ -2,9 +2,10 @@
  *
  * The scan detector. `grep -r`, `rsync`, `tar` and `cat *` walk a mailbox in UID order, because
  * names, readdir order and inodes sort alike. Once two messages in a row have been asked for, what
- * follows is fetched ahead in few large requests, the next one queued while one arrives, in a
- * window that grows up to a byte budget. A walk that stops costs at most its window. Several
- * walkers are told apart by mailbox and place.
+ * follows is fetched ahead in few large requests, more of them sent while others arrive, in a
+ * window that grows up to a byte budget while it is used up quickly. A walk that stops costs at
+ * most its window. Several walkers are told apart by mailbox and place; who has come through one
+ * mailbox and opens the first message of another is taken to walk on there.
  *
  * A walk in another order (by date, or by names that are digests) shows as misses here and there in
  * one mailbox, one soon after the other. Then what is not here yet is fetched in UID order, in the
@@ -21,15 +22,19 @@
 #define PROBE_EVERY 8u
 #define NEAR 32u /* messages; more than a walker gets on between being seen and handing on */
 #define WALK_AFTER 4u
+#define WALK_GAP G_TIME_SPAN_SECOND /* from the last of one mailbox to the first of the next */
 #define WALK_ON 128u
 #define LOOK_MAX 2048u /* messages looked at for one request */
 #define WINDOW_MIN (1024 * G_GUINT64_CONSTANT (1024))
-#define WINDOW_MAX (16 * G_GUINT64_CONSTANT (1024) * 1024)
+#define WINDOW_MAX (64 * G_GUINT64_CONSTANT (1024) * 1024)
+#define WINDOW_PARTS 8u /* when one of so many is used up, as much is asked for anew */
+#define PART_LASTS (750 * G_TIME_SPAN_MILLISECOND) /* then the window is large enough */
 #define MESSAGE_COST 4096 /* of any message, however small: a file in the cache */
-#define WINDOW_GROWTH 16u /* a scan of thousands should not spend its first second growing */
+#define WINDOW_GROWTH 4u  /* a scan of thousands should not spend its first second growing */
 #define HEAD_MAX (32 * G_GUINT64_CONSTANT (1024)) /* who reads no further wants only the start */
 #define N_ROAMS 4u
-#define ROAM_AFTER 4u                     /* misses here and there */
+#define ROAM_AFTER 4u /* misses here and there */
+#define ROAM_WINDOW_MAX (16 * G_GUINT64_CONSTANT (1024) * 1024)
 #define ROAM_GAP (3 * G_TIME_SPAN_SECOND) /* between two of them */
 /* So many times what he has read, times his misses, may be fetched ahead: he may want a few
  * messages only. Where names are digests of the server's ids, who walks by name is seen here, and
@@ -51,6 +56,7 @@ typedef struct
   guint n_heads;         /* large messages in a row of which only the start was read */
   gboolean full;         /* a message above a block was read past its first block */
   guint64 window, ahead_bytes;
+  gint64 asked_at; /* when more was last asked for */
   guint n_chosen;
   guint32 named, named_half;  /* of what is in the cache, the last one that the kernel is to have */
   guint32 near_from, near_to; /* he may be reading these just now */
@@ -98,6 +104,13 @@ ranges (const MailReadahead *readahead)
 {
   return !readahead->store->options.eol_lf
          && (mail_store_caps (readahead->store) & MAIL_CAP_RANGES) != 0;
+}
+
+static guint64
+grown (const MailReadahead *readahead, guint64 window, guint64 max)
+{
+  max = MIN (max, readahead->store->options.cache_size / 4);
+  return CLAMP (window * WINDOW_GROWTH, WINDOW_MIN, MAX (max, WINDOW_MIN));
 }
 
 /* How far ahead a message of this size is fetched. */
@@ -164,15 +177,40 @@ advance (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, gui
   return NULL;
 }
 
-static Scan *
-begin (MailReadahead *readahead, guint32 content_id, guint32 uid)
+/* The walk through another mailbox that goes on with this message, the first one here; or NULL. */
+static const Scan *
+comes_from (MailReadahead *readahead, MailMailbox *mailbox, guint32 uid)
 {
-  Scan *oldest = &readahead->scans[0];
+  const Scan *latest = &readahead->scans[0];
+  MailMessage first;
 
+  for (guint i = 1; i < N_SCANS; i++)
+    if (readahead->scans[i].used > latest->used)
+      latest = &readahead->scans[i];
+  if (latest->run < 2 || g_get_monotonic_time () - latest->used > WALK_GAP
+      || mail_mailbox_next (mailbox, 0, &first, NULL, 1) == 0 || first.uid != uid)
+    return NULL;
+  return latest;
+}
+
+static Scan *
+begin (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, guint32 uid)
+{
+  const Scan *from = comes_from (readahead, mailbox, uid);
+  Scan *oldest = &readahead->scans[0];
+  Scan scan = { .content_id = content_id, .uid = uid, .ahead = uid, .run = 1 };
+
+  if (from != NULL)
+    {
+      scan.run = 2;
+      scan.head_end = from->head_end;
+      scan.n_heads = from->n_heads;
+      scan.full = from->full;
+    }
   for (guint i = 1; i < N_SCANS; i++)
     if (readahead->scans[i].used < oldest->used)
       oldest = &readahead->scans[i];
-  *oldest = (Scan) { .content_id = content_id, .uid = uid, .ahead = uid, .run = 1 };
+  *oldest = scan;
   return oldest;
 }
 
@@ -191,18 +229,20 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
 
       for (guint i = 0; i < n && chosen < budget; i++)
         {
-          MailFetchPart part = { next[i].uid, 0, ahead_end (readahead, scan, next[i].size),
-                                 scan->n_chosen % PROBE_EVERY != 0 };
-          guint64 here = part.end == 0 ? 0 : cost (part.end, next[i].size);
+          guint64 end = ahead_end (readahead, scan, next[i].size);
+          MailFetchPart part = { .uid = next[i].uid,
+                                 .end = end,
+                                 .cost = cost (end, next[i].size),
+                                 .hand_on = scan->n_chosen % PROBE_EVERY != 0 };
 
           scan->ahead = next[i].uid;
           looked++;
           g_autoptr (MailCacheFile) file = mail_cache_peek (readahead->store->cache,
                                                             scan->content_id, next[i].uid, 0);
-          if (here == 0 || mail_store_is_kept (readahead->store, mailbox, next[i].uid)
+          if (end == 0 || mail_store_is_kept (readahead->store, mailbox, next[i].uid)
               || (file != NULL && mail_cache_file_has (file, 0, MIN (part.end, MAIL_TO_END / 2))))
             continue;
-          chosen += here;
+          chosen += part.cost;
           scan->n_chosen++;
           g_array_append_val (parts, part);
         }
@@ -294,7 +334,7 @@ note_read (Roam *roam, guint32 uid, guint64 size)
 
 /* A message was missed that no scan had come near. TRUE: more of the mailbox is to be fetched. */
 static gboolean
-roam (MailReadahead *readahead, Roam *roam, guint32 uid, guint64 size, guint64 window_max)
+roam (MailReadahead *readahead, Roam *roam, guint32 uid, guint64 size)
 {
   gboolean digests = (mail_store_caps (readahead->store) & MAIL_CAP_REMOTE_IDS) != 0;
   guint64 share = (guint64)roam->n_misses * (digests ? ROAM_SHARE_DIGESTS : ROAM_SHARE);
@@ -310,8 +350,7 @@ roam (MailReadahead *readahead, Roam *roam, guint32 uid, guint64 size, guint64 w
       || (roam->marker != 0
           && mail_fetches_busy (readahead->store->fetches, roam->scan.content_id, roam->marker)))
     return FALSE;
-  roam->scan.window = CLAMP (roam->scan.window * WINDOW_GROWTH, WINDOW_MIN,
-                             MAX (window_max, WINDOW_MIN));
+  roam->scan.window = grown (readahead, roam->scan.window, ROAM_WINDOW_MAX);
   return TRUE;
 }
 
@@ -319,7 +358,6 @@ void
 mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id,
                      guint32 uid, guint64 size, guint64 offset, guint64 end, gboolean missed)
 {
-  guint64 window_max = MIN (WINDOW_MAX, readahead->store->options.cache_size / 4);
   g_autoptr (GArray) parts = NULL;
   g_autoptr (GArray) cached = NULL;
   const MailStoreEvents *events = &readahead->store->events;
@@ -329,15 +367,19 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
   gboolean stray = missed && (scan == NULL || scan->run < 2);
   Roam *roaming = find_roam (readahead, content_id, stray);
   if (scan == NULL)
-    scan = begin (readahead, content_id, uid);
+    scan = begin (readahead, mailbox, content_id, uid);
   scan->size = size;
   scan->read_to = MAX (scan->read_to, MIN (end, size));
   scan->used = g_get_monotonic_time ();
 
   gboolean active = scan->window > 0 && scan->ahead >= uid;
-  if (scan->run >= 2 && (missed || active) && scan->ahead_bytes <= scan->window / 2)
+  if (scan->run >= 2 && (missed || active)
+      && scan->ahead_bytes <= scan->window - scan->window / WINDOW_PARTS)
     {
-      scan->window = CLAMP (scan->window * WINDOW_GROWTH, WINDOW_MIN, MAX (window_max, WINDOW_MIN));
+      /* On a slow line a large window is much to have asked for in vain. */
+      if (scan->used - scan->asked_at < PART_LASTS || scan->window == 0)
+        scan->window = grown (readahead, scan->window, WINDOW_MAX);
+      scan->asked_at = scan->used;
       parts = g_array_new (FALSE, FALSE, sizeof (MailFetchPart));
       choose (readahead, scan, mailbox, scan->window - scan->ahead_bytes, parts);
     }
@@ -347,7 +389,7 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
       cached = g_array_new (FALSE, FALSE, sizeof (guint32));
       choose_cached (scan, mailbox, cached);
     }
-  else if (stray && roam (readahead, roaming, uid, size, window_max))
+  else if (stray && roam (readahead, roaming, uid, size))
     {
       parts = g_array_new (FALSE, FALSE, sizeof (MailFetchPart));
       choose (readahead, &roaming->scan, mailbox, roaming->scan.window, parts);

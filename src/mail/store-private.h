@@ -170,10 +170,12 @@ typedef struct
 {
   guint32 uid;
   guint64 start, end; /* end MAIL_TO_END: the whole rest */
+  guint64 cost;       /* about so many bytes */
   gboolean hand_on;   /* to the kernel when it comes, before anybody asks */
 } MailFetchPart;
 /* Any thread. Fetches the parts that nobody fetches yet; parts with start 0 and the same end of
- * several messages go out as one request. n is bounded by the caller. */
+ * several messages go out as one request, up to a size behind which others may have to wait. n is
+ * bounded by the caller. */
 void mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id,
                          const MailFetchPart *parts, guint n_parts);
 gboolean mail_fetches_busy (MailFetches *fetches, guint32 content_id, guint32 uid);

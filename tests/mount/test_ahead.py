@@ -5,6 +5,8 @@ import concurrent.futures
 import hashlib
 import os
 import random
+import re
+import shutil
 import threading
 
 import pytest
@@ -78,6 +80,46 @@ def test_heads(mount, dovecot, user):
             assert b"Subject: " in file.read(2048)
     assert daemon.counter("commands") - commands < n // 4
     assert daemon.counter("bytes_in") - moved < n * size // 3
+
+
+def test_chunks(mount, dovecot, user):
+    """One command brings no more than a few MiB, since others may have to wait behind it."""
+    n, size = 300, 200_000
+    dovecot.fill(user, range(n), new_every=0, make=lambda number, seed:
+                 f"Subject: {number}\n\n".encode() + (b"x" * 76 + b"\n") * (size // 77))
+    daemon = mount(user, _args=("-f", "-v"))
+    inbox = daemon.mnt / "INBOX"
+    for name in sorted(os.listdir(inbox)):
+        assert len((inbox / name).read_bytes()) > size
+    log = daemon.log_path.read_text()
+    asked = [re.split("[:,]", found) for found in re.findall(r"UID FETCH (\S+) \(UID BODY\.PEEK\[\]\)", log)]
+    many = [int(uids[-1]) - int(uids[0]) + 1 for uids in asked if len(uids) > 1]
+    assert sum(many) > n // 2 and max(many) * size <= 6 << 20, many
+
+
+def test_next_mailbox(mount, dovecot, user):
+    """Who has walked through one mailbox and opens the first message of the next walks on there; who has not
+    is given what he asked for."""
+    dovecot.fill(user, range(30), new_every=0)
+    dovecot.fill(user, range(100, 130), "Next", new_every=0)
+    daemon = mount(user)
+    first, following = daemon.mnt / "INBOX", daemon.mnt / "Next"
+    names = [sorted(os.listdir(path)) for path in (first, following)]
+
+    def begin():
+        """Whether all of the next mailbox comes for one read there."""
+        (following / names[1][0]).read_bytes()
+        settle(daemon)
+        commands = daemon.counter("commands")
+        walk(following, names[1])
+        return daemon.counter("commands") == commands
+
+    walk(first, names[0])
+    assert begin()
+    daemon.stop()
+    shutil.rmtree(daemon.options["cache_dir"])
+    daemon.start()
+    assert not begin()
 
 
 @pytest.mark.main
