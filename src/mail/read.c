@@ -13,9 +13,10 @@
 #define WINDOW_MIN (16 * (guint64)MAIL_BLOCK_SIZE) /* 1 MiB */
 #define WINDOW_GROWTH 4u
 #define WINDOW_MAX (1024 * (guint64)MAIL_BLOCK_SIZE) /* 64 MiB */
-#define PREFIX_MAX (2 * (guint64)MAIL_BLOCK_SIZE)    /* what the kernel reads ahead at most */
-#define PREFIX_WORTH (8 * (guint64)MAIL_BLOCK_SIZE)  /* a smaller message comes whole */
-#define CHUNK_MAX (80 * (guint64)MAIL_BLOCK_SIZE)    /* of a command that fetches ahead: 5 MiB */
+#define WINDOW_PARTS 4u /* when one of so many is used up, as much is asked for anew */
+#define PREFIX_MAX (2 * (guint64)MAIL_BLOCK_SIZE)   /* what the kernel reads ahead at most */
+#define PREFIX_WORTH (8 * (guint64)MAIL_BLOCK_SIZE) /* a smaller message comes whole */
+#define CHUNK_MAX (80 * (guint64)MAIL_BLOCK_SIZE)   /* of a command that fetches ahead: 5 MiB */
 #define NEAR (16 * (guint64)MAIL_BLOCK_SIZE) /* the kernel reads ahead, and not always in order */
 
 /* Whether this account's messages come by range at all. */
@@ -71,13 +72,13 @@ walk_on (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, MailPen
   walk->fetched = MAX (walk->fetched, end);
   if (walk->window == 0)
     walk->window = WINDOW_MIN;
-  else if (walk->fetched - walk->next > walk->window / 2)
+  else if (walk->fetched - walk->next > walk->window - walk->window / WINDOW_PARTS)
     return;
   else
     walk->window = MIN (walk->window * WINDOW_GROWTH, window_max (fetches->store));
   if (walk->fetched >= size)
     return;
-  guint64 to = walk->fetched + walk->window >= size ? size + 1 : walk->fetched + walk->window;
+  guint64 to = walk->next + walk->window >= size ? size + 1 : walk->next + walk->window;
   mail_fetch_absent (fetches, mailbox, content_id, pending, walk->fetched, to, MAIL_PRIORITY_BULK,
                      requests);
   walk->fetched = to;

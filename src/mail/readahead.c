@@ -30,7 +30,7 @@
 #define WINDOW_PARTS 8u /* when one of so many is used up, as much is asked for anew */
 #define PART_LASTS (750 * G_TIME_SPAN_MILLISECOND) /* then the window is large enough */
 #define MESSAGE_COST 4096 /* of any message, however small: a file in the cache */
-#define WINDOW_GROWTH 4u  /* a scan of thousands should not spend its first second growing */
+#define WINDOW_GROWTH 16u /* a scan of thousands should not spend its first second growing */
 #define HEAD_MAX (32 * G_GUINT64_CONSTANT (1024)) /* who reads no further wants only the start */
 #define N_ROAMS 4u
 #define ROAM_AFTER 4u /* misses here and there */
