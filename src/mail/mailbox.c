@@ -415,6 +415,54 @@ mail_mailbox_next_child (MailMailbox *mailbox, guint32 id)
   return child;
 }
 
+/* Where among its siblings; the tree's lock is held. */
+static guint
+place_of (const MailMailbox *mailbox)
+{
+  const GPtrArray *siblings = mailbox->parent->children;
+  guint low = 0, high = siblings->len;
+
+  while (low < high)
+    {
+      guint middle = low + (high - low) / 2;
+
+      if (((MailMailbox *)siblings->pdata[middle])->id < mailbox->id)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+  return low;
+}
+
+MailMailbox *
+mail_mailbox_sibling (MailMailbox *mailbox, gint step)
+{
+  MailMailbox *sibling = NULL;
+
+  g_rw_lock_reader_lock (&mailbox->store->tree_lock);
+  if (mailbox->parent != NULL)
+    {
+      gint64 place = (gint64)place_of (mailbox) + step;
+
+      if (place >= 0 && place < mailbox->parent->children->len)
+        sibling = mail_mailbox_ref (mailbox->parent->children->pdata[place]);
+    }
+  g_rw_lock_reader_unlock (&mailbox->store->tree_lock);
+  return sibling;
+}
+
+gint
+mail_mailbox_step (MailMailbox *from, MailMailbox *to)
+{
+  gint64 step = 0;
+
+  g_rw_lock_reader_lock (&from->store->tree_lock);
+  if (from->parent != NULL && from->parent == to->parent)
+    step = (gint64)place_of (to) - place_of (from);
+  g_rw_lock_reader_unlock (&from->store->tree_lock);
+  return step == 1 || step == -1 ? (gint)step : 0;
+}
+
 guint
 mail_mailbox_n_children (MailMailbox *mailbox)
 {

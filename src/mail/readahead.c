@@ -4,8 +4,9 @@
  * names, readdir order and inodes sort alike. Once two messages in a row have been asked for, what
  * follows is fetched ahead in few large requests, more of them sent while others arrive, in a
  * window that grows up to a byte budget while it is used up quickly. A walk that stops costs at
- * most its window. Several walkers are told apart by mailbox and place; who has come through one
- * mailbox and opens the first message of another is taken to walk on there.
+ * most its window. Several walkers are told apart by mailbox and place. Who has come through one
+ * mailbox and opens the first message of another is taken to walk on there, and, when the two stand
+ * side by side, through those that follow: they are listed and fetched ahead too.
  *
  * A walk in another order (by date, or by names that are digests) shows as misses here and there in
  * one mailbox, one soon after the other. Then what is not here yet is fetched in UID order, in the
@@ -24,6 +25,7 @@
 #define WALK_AFTER 4u
 #define WALK_GAP G_TIME_SPAN_SECOND /* from the last of one mailbox to the first of the next */
 #define WALK_ON 128u
+#define BEYOND 8u      /* mailboxes that are looked into behind the one where the walker is */
 #define LOOK_MAX 2048u /* messages looked at for one request */
 #define WINDOW_MIN (1024 * G_GUINT64_CONSTANT (1024))
 #define WINDOW_MAX (64 * G_GUINT64_CONSTANT (1024) * 1024)
@@ -60,8 +62,17 @@ typedef struct
   guint n_chosen;
   guint32 named, named_half;  /* of what is in the cache, the last one that the kernel is to have */
   guint32 near_from, near_to; /* he may be reading these just now */
+  gint step;                  /* from mailbox to mailbox: where the next one is, 0: nowhere */
   gint64 used;
 } Scan;
+
+/* What is to be asked for of a mailbox. */
+typedef struct
+{
+  MailMailbox *mailbox;
+  guint32 content_id;
+  GArray *parts; /* of MailFetchPart; NULL: what there is */
+} Ask;
 
 /* Somebody reads a mailbox in no order we know. */
 typedef struct
@@ -194,9 +205,18 @@ comes_from (MailReadahead *readahead, MailMailbox *mailbox, guint32 uid)
 }
 
 static Scan *
-begin (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, guint32 uid)
+find_scan (MailReadahead *readahead, guint32 content_id)
 {
-  const Scan *from = comes_from (readahead, mailbox, uid);
+  for (guint i = 0; i < N_SCANS; i++)
+    if (readahead->scans[i].content_id == content_id)
+      return &readahead->scans[i];
+  return NULL;
+}
+
+/* A new one in the place of the oldest, with the manner of `from`, if there is one. */
+static Scan *
+begin (MailReadahead *readahead, guint32 content_id, guint32 uid, const Scan *from)
+{
   Scan *oldest = &readahead->scans[0];
   Scan scan = { .content_id = content_id, .uid = uid, .ahead = uid, .run = 1 };
 
@@ -214,16 +234,32 @@ begin (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, guint
   return oldest;
 }
 
-/* Appends what is to be fetched next, about `budget` bytes of it. */
-static void
+/* With the first read of a mailbox, or one somewhere else in it. */
+static Scan *
+begin_here (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, guint32 uid)
+{
+  const Scan *from = comes_from (readahead, mailbox, uid);
+  g_autoptr (MailMailbox) last = from != NULL
+                                     ? mail_store_contents (readahead->store, from->content_id)
+                                     : NULL;
+  gint step = last != NULL ? mail_mailbox_step (last, mailbox) : 0;
+  Scan *scan = begin (readahead, content_id, uid, from);
+
+  scan->step = step;
+  return scan;
+}
+
+/* Appends what is to be fetched next, about `budget` bytes of it. FALSE: there is no more. */
+static gboolean
 choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budget, GArray *parts)
 {
   MailMessage next[128];
   guint looked = 0;
   guint64 chosen = 0;
+  gboolean more = TRUE;
 
   scan->ahead = MAX (scan->ahead, scan->uid);
-  while (chosen < budget && looked < LOOK_MAX)
+  while (more && chosen < budget && looked < LOOK_MAX)
     {
       guint n = mail_mailbox_next (mailbox, scan->ahead, next, NULL, G_N_ELEMENTS (next));
 
@@ -246,10 +282,103 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
           scan->n_chosen++;
           g_array_append_val (parts, part);
         }
-      if (n < G_N_ELEMENTS (next))
-        break;
+      more = n == G_N_ELEMENTS (next) || (n > 0 && scan->ahead != next[n - 1].uid);
     }
   scan->ahead_bytes += chosen;
+  return more;
+}
+
+static void
+ask_free (gpointer data)
+{
+  Ask *ask = data;
+
+  mail_mailbox_unref (ask->mailbox);
+  g_clear_pointer (&ask->parts, g_array_unref);
+  g_free (ask);
+}
+
+static Ask *
+add_ask (GPtrArray *asks, MailMailbox *mailbox, guint32 content_id)
+{
+  Ask *ask = g_new0 (Ask, 1);
+
+  ask->mailbox = mail_mailbox_ref (mailbox);
+  ask->content_id = content_id;
+  g_ptr_array_add (asks, ask);
+  return ask;
+}
+
+/* No lock held. */
+static void
+send (gpointer data, gpointer fetches)
+{
+  const Ask *ask = data;
+
+  if (ask->parts != NULL)
+    {
+      mail_fetches_ahead (fetches, ask->mailbox, ask->content_id,
+                          (const MailFetchPart *)ask->parts->data, ask->parts->len);
+      return;
+    }
+  g_mutex_lock (&ask->mailbox->lock);
+  gboolean start = !ask->mailbox->loaded && !ask->mailbox->syncing;
+  ask->mailbox->syncing |= start;
+  g_mutex_unlock (&ask->mailbox->lock);
+  if (start)
+    mail_sync_start (ask->mailbox);
+}
+
+static void
+choose_of (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budget,
+           GPtrArray *asks, gboolean *more_out)
+{
+  Ask *ask = add_ask (asks, mailbox, scan->content_id);
+
+  ask->parts = g_array_new (FALSE, FALSE, sizeof (MailFetchPart));
+  *more_out = choose (readahead, scan, mailbox, budget, ask->parts);
+}
+
+/* Everything is under way of the mailbox in which the walker is: what he will want of the next
+ * ones, about `budget` bytes of it. */
+static void
+look_beyond (MailReadahead *readahead, const Scan *from, MailMailbox *mailbox, guint64 budget,
+             GPtrArray *asks)
+{
+  g_autoptr (MailMailbox) next = mail_mailbox_ref (mailbox);
+  gboolean more = FALSE;
+
+  for (guint i = 0; i < BEYOND && budget > 0 && !more; i++)
+    {
+      MailMailbox *following = mail_mailbox_sibling (next, from->step);
+      MailMailboxInfoNow info;
+
+      mail_mailbox_unref (next);
+      next = following;
+      if (next == NULL)
+        return;
+      if (!mail_mailbox_selectable (next))
+        continue;
+      guint32 content_id = mail_mailbox_content_id (next);
+      mail_mailbox_info (next, &info);
+      if (!info.known)
+        {
+          add_ask (asks, next, content_id);
+          continue;
+        }
+      Scan *scan = find_scan (readahead, content_id);
+      if (scan == NULL)
+        {
+          scan = begin (readahead, content_id, 0, from);
+          scan->window = from->window;
+          scan->step = from->step;
+        }
+      scan->used = MAX (scan->used, from->used - 1); /* he is not there yet */
+      if (scan->ahead_bytes >= budget)
+        return;
+      choose_of (readahead, scan, next, budget - scan->ahead_bytes, asks, &more);
+      budget -= MIN (scan->ahead_bytes, budget);
+    }
 }
 
 /* The last message that the walker may be at by now. */
@@ -358,16 +487,17 @@ void
 mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id,
                      guint32 uid, guint64 size, guint64 offset, guint64 end, gboolean missed)
 {
-  g_autoptr (GArray) parts = NULL;
+  g_autoptr (GPtrArray) asks = g_ptr_array_new_with_free_func (ask_free);
   g_autoptr (GArray) cached = NULL;
   const MailStoreEvents *events = &readahead->store->events;
+  gboolean more = TRUE;
 
   g_mutex_lock (&readahead->lock);
   Scan *scan = advance (readahead, mailbox, content_id, uid);
   gboolean stray = missed && (scan == NULL || scan->run < 2);
   Roam *roaming = find_roam (readahead, content_id, stray);
   if (scan == NULL)
-    scan = begin (readahead, mailbox, content_id, uid);
+    scan = begin_here (readahead, mailbox, content_id, uid);
   scan->size = size;
   scan->read_to = MAX (scan->read_to, MIN (end, size));
   scan->used = g_get_monotonic_time ();
@@ -380,8 +510,10 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
       if (scan->used - scan->asked_at < PART_LASTS || scan->window == 0)
         scan->window = grown (readahead, scan->window, WINDOW_MAX);
       scan->asked_at = scan->used;
-      parts = g_array_new (FALSE, FALSE, sizeof (MailFetchPart));
-      choose (readahead, scan, mailbox, scan->window - scan->ahead_bytes, parts);
+      choose_of (readahead, scan, mailbox, scan->window - scan->ahead_bytes, asks, &more);
+      if (!more && scan->step != 0)
+        look_beyond (readahead, scan, mailbox, scan->window - MIN (scan->ahead_bytes, scan->window),
+                     asks);
     }
   else if (!missed && !active && scan->run >= WALK_AFTER && uid >= scan->named_half
            && !readahead->store->options.eol_lf && events->walks_on != NULL)
@@ -391,17 +523,15 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
     }
   else if (stray && roam (readahead, roaming, uid, size))
     {
-      parts = g_array_new (FALSE, FALSE, sizeof (MailFetchPart));
-      choose (readahead, &roaming->scan, mailbox, roaming->scan.window, parts);
+      choose_of (readahead, &roaming->scan, mailbox, roaming->scan.window, asks, &more);
+      const GArray *parts = ((Ask *)asks->pdata[0])->parts;
       roaming->marker = parts->len > 0 ? g_array_index (parts, MailFetchPart, parts->len / 2).uid
                                        : 0;
     }
   if (roaming != NULL)
     note_read (roaming, uid, size);
   g_mutex_unlock (&readahead->lock);
-  if (parts != NULL && parts->len > 0)
-    mail_fetches_ahead (readahead->store->fetches, mailbox, content_id,
-                        (const MailFetchPart *)parts->data, parts->len);
+  g_ptr_array_foreach (asks, send, readahead->store->fetches);
   if (cached != NULL && cached->len > 0)
     events->walks_on (readahead->store->events_data, content_id, (const guint32 *)cached->data,
                       cached->len);

@@ -122,6 +122,10 @@ gint mail_compare_uint32 (gconstpointer a, gconstpointer b);
 
 /* mailbox.c; the _locked ones want mailbox->lock held */
 MailMailbox *mail_mailbox_new (MailStore *store, guint32 id, guint32 content_id);
+/* Takes the tree's lock. A reference to the one so many places behind it, or NULL. */
+MailMailbox *mail_mailbox_sibling (MailMailbox *mailbox, gint step);
+/* The direction in which `to` stands beside `from`, 1 or -1; 0: it does not. */
+gint mail_mailbox_step (MailMailbox *from, MailMailbox *to);
 guint mail_mailbox_lower_bound_locked (MailMailbox *mailbox, guint32 uid);
 MailMessage *mail_mailbox_get_locked (MailMailbox *mailbox, guint32 uid);
 void mail_mailbox_set_name_locked (MailMailbox *mailbox, guint32 uid, const char *name);

@@ -407,6 +407,17 @@ touch (MailMailbox *mailbox)
   g_mutex_unlock (&mailbox->lock);
 }
 
+/* By name, as programs walk: ids are given, and directories read, in this order. */
+static gint
+compare_entries (gconstpointer a, gconstpointer b)
+{
+  char **left = (*(Entry *const *)a)->leaves, **right = (*(Entry *const *)b)->leaves;
+
+  while (*left != NULL && g_strcmp0 (*left, *right) == 0)
+    left++, right++;
+  return g_strcmp0 (*left, *right);
+}
+
 static void
 apply (Listing *listing)
 {
@@ -420,6 +431,7 @@ apply (Listing *listing)
   gpointer dir;
 
   g_array_set_clear_func (gone, gone_clear);
+  g_ptr_array_sort (listing->entries, compare_entries);
   g_rw_lock_writer_lock (&store->tree_lock);
   for (guint i = 0; i < listing->entries->len; i++)
     apply_entry (store, listing->entries->pdata[i], seen, batch, changed_dirs);

@@ -301,6 +301,29 @@ class Bench:
                   remark=f"FUSE {fuse:.2f}; {ours('grep -r after a remount', 'requests')} requests, "
                          f"{ours('grep -r after a remount', 'round_trips')} round trips")
 
+    def tree(self):
+        """grep -r through many small mailboxes, beside mbsync pulling them."""
+        user, n_boxes = "many", 40 // (4 if self.args.quick else 1)
+        sizes = corpus.realistic_sizes(50)
+        self.account(user, sizes, **{f"box{i}": sizes for i in range(n_boxes)})
+        for rtt in self.args.rtt:
+            for _ in range(self.args.runs):
+                directory = self.path("mbsync")
+                mbsync = peers.Mbsync(str(directory), self.port(rtt), user, patterns="*")
+                self.add("pull of many", rtt, "mbsync", mbsync.run())
+                if mbsync.n_messages() != 50 * (n_boxes + 1):
+                    raise AssertionError(f"mbsync pulled {mbsync.n_messages()} messages")
+                shutil.rmtree(directory)
+                with self.mount(user, rtt) as mounted:
+                    mounted.counted()
+                    self.add("grep -r of many", rtt, "mailfs",
+                             run_tool("grep -r", mounted.daemon.mnt), **mounted.counted())
+            self.goal(f"cold grep -r of {n_boxes + 1} mailboxes", rtt,
+                      self.median("grep -r of many", rtt, "mailfs"),
+                      self.median("pull of many", rtt, "mbsync"),
+                      remark="bound: mbsync pulling them; "
+                      f"{self.median('grep -r of many', rtt, 'mailfs', 'round_trips')} round trips")
+
     def header_scan(self):
         """The first 2 KB of each message: of usual ones, and where bodies are big."""
         for rtt in self.args.rtt:
@@ -588,8 +611,9 @@ class Bench:
         self.account("fat", [400000] * (300 // scale))
         self.account("one", [(200 << 20) // scale])
         charts = []
-        for section in (self.scans, self.header_scan, self.listing, self.single, self.large,
-                        self.beside_bulk, self.moving, self.pushing, self.pop3, self.by_size, self.by_rtt, self.system_calls):
+        for section in (self.scans, self.tree, self.header_scan, self.listing, self.single, self.large,
+                        self.beside_bulk, self.moving, self.pushing, self.pop3, self.by_size,
+                        self.by_rtt, self.system_calls):
             if self.args.only and section.__name__ not in self.args.only:
                 continue
             self.say(section.__name__)

@@ -2,6 +2,7 @@
 """What mailfs is measured against: the wire, RAW, mbsync, and the FUSE floor."""
 
 import os
+import pathlib
 import signal
 import socket
 import struct
@@ -95,7 +96,7 @@ SubFolders Verbatim
 Channel pull
 Far :far:
 Near :near:
-Patterns INBOX
+Patterns {patterns}
 Create Near
 Sync Pull
 SyncState *
@@ -103,14 +104,15 @@ SyncState *
 
 
 class Mbsync:
-    """mbsync pulling INBOX into an empty Maildir; run again, it finds nothing to do."""
+    """mbsync pulling into an empty Maildir; run again, it finds nothing to do."""
 
-    def __init__(self, directory, port, user):
+    def __init__(self, directory, port, user, patterns="INBOX"):
         os.makedirs(os.path.join(directory, "mail"))
         self.config = os.path.join(directory, "mbsyncrc")
         with open(self.config, "w", encoding="utf-8") as file:
-            file.write(MBSYNC.format(port=port, user=user, password=PASSWORD, directory=directory))
-        self.inbox = os.path.join(directory, "mail", "INBOX")
+            file.write(MBSYNC.format(port=port, user=user, password=PASSWORD, directory=directory,
+                                     patterns=patterns))
+        self.mail = pathlib.Path(directory) / "mail"
 
     def run(self):
         start = time.perf_counter()
@@ -122,7 +124,7 @@ class Mbsync:
         return seconds
 
     def n_messages(self):
-        return sum(len(os.listdir(os.path.join(self.inbox, d))) for d in ("cur", "new"))
+        return sum(path.parent.name in ("cur", "new") for path in self.mail.rglob("*"))
 
 
 MBSYNC_PUSH = """

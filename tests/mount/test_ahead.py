@@ -122,6 +122,38 @@ def test_next_mailbox(mount, dovecot, user):
     assert not begin()
 
 
+def test_tree(mount, dovecot, user):
+    """Who walks from mailbox to mailbox finds the next ones listed and fetched; when he leaves one out they are
+    left alone."""
+    for box in ["a", "b", "c", "d", "e", "f"]:
+        dovecot.fill(user, range(30), box, new_every=0)
+    daemon = mount(user)
+
+    def cat(box):
+        path = daemon.mnt / box
+        return len(walk(path, sorted(os.listdir(path))))
+
+    def is_here(box):
+        commands = daemon.counter("commands")
+        assert cat(box) == 30
+        return daemon.counter("commands") == commands
+
+    for box in ["a", "c", "f"]:
+        assert cat(box) == 30
+        settle(daemon)
+    assert not is_here("e")
+    daemon.stop()
+    shutil.rmtree(daemon.options["cache_dir"])
+    daemon.start()
+    assert cat("f") == 30
+    settle(daemon)
+    names = sorted(os.listdir(daemon.mnt / "e"))
+    for at in range(0, 30, 10):
+        walk(daemon.mnt / "e", names[at:at + 10])
+        settle(daemon)
+    assert [box for box in "dcba" if not is_here(box)] == []
+
+
 @pytest.mark.main
 def test_many_walkers(mount, dovecot, user):
     """In order, behind each other, backwards and at random, while others ask for the status: nobody waits
