@@ -234,11 +234,7 @@ push (FsServer *server, fuse_ino_t ino, gboolean contents, const char *name)
 static void
 push_dir (FsServer *server, fuse_ino_t dir)
 {
-  g_mutex_lock (&server->lock);
-  gboolean is_first = g_hash_table_add (server->notify->dirs, GSIZE_TO_POINTER (dir));
-  g_mutex_unlock (&server->lock);
-  if (is_first)
-    add (server, (Notice) { .ino = dir, .contents = TRUE, .is_dir = TRUE, .delay = DIR_DELAY });
+  add (server, (Notice) { .ino = dir, .contents = TRUE, .is_dir = TRUE, .delay = DIR_DELAY });
 }
 
 void

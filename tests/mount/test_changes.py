@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import time
 
 import pytest
 
@@ -36,6 +37,23 @@ def test_new_mail(setup):
     assert (stat.st_size, int(stat.st_mtime)) == (len(body("fresh")), 1234567890)
     assert (inbox / name(uid)).read_bytes() == body("fresh")
     assert os.getxattr(inbox, "user.imap.messages") == b"21"
+
+
+@pytest.mark.parametrize("how", ["append", "expunge", "twice"])
+def test_time(setup, how):
+    """Who looks at the directory's time only, as mail checkers do, sees that something changed: each time."""
+    daemon, client, inbox, name = setup
+    os.listdir(inbox)
+    for step in range(2 if how == "twice" else 1):
+        before = os.stat(inbox).st_mtime
+        wait_for("another second", lambda: time.time() >= before + 1)
+        n = int(os.getxattr(inbox, "user.imap.messages"))
+        if how == "expunge":
+            client.expunge("3")
+        else:
+            client.append(body("fresh"))
+        wait_for("it is known", lambda: int(os.getxattr(inbox, "user.imap.messages")) != n)
+        wait_for("another time", lambda: os.stat(inbox).st_mtime > before)
 
 
 def test_looked_up_before_it_came(setup):
