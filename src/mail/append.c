@@ -342,8 +342,9 @@ gathered (MailWaiter *waiter, const GError *error)
 }
 
 static gboolean
-fill_spool (MailStaged *staged, GError **error)
+fill_spool (MailChange *change, GError **error)
 {
+  MailStaged *staged = change->staged;
   MailChanges *changes = staged->changes;
   guint32 content_id = staged->source_content, uid = staged->source_uid;
   g_autoptr (MailMailbox) moved = mail_changes_moved (changes->store, content_id, &uid);
@@ -357,6 +358,7 @@ fill_spool (MailStaged *staged, GError **error)
   staged->has_spool = TRUE;
   staged->size = size;
   changes->spool_bytes += size;
+  change->fd = mail_spool_open (changes, staged->id, FALSE, NULL); /* as when it is taken */
   g_clear_pointer (&staged->source, mail_mailbox_unref);
   g_clear_pointer (&staged->source_name, g_free);
   mail_journal_begin (changes->journal);
@@ -392,7 +394,7 @@ gather (Gather *state)
         return;
       if (answer == MAIL_PARKED)
         g_set_error (&error, MAIL_ERROR, MAIL_ERROR_FAILED, "its bytes cannot be kept here");
-      if (answer == MAIL_READY && fill_spool (staged, &error))
+      if (answer == MAIL_READY && fill_spool (change, &error))
         continue;
       mail_batch_error (batch, change, error);
     }
