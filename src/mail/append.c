@@ -386,6 +386,13 @@ gather (Gather *state)
           state->n_tries = 0;
           continue;
         }
+      if (mail_effect_uidvalidity (staged->source) != staged->source_uidvalidity)
+        {
+          error = g_error_new (MAIL_ERROR, MAIL_ERROR_STALE,
+                               "the mailbox it is copied from was numbered anew");
+          mail_batch_error (batch, change, error);
+          continue;
+        }
       mail_waiter_init (&state->waiter, gathered);
       answer = mail_store_fetch_whole (batch->changes->store, staged->source, staged->source_uid,
                                        state->n_tries < GATHER_TRIES ? &state->waiter : NULL,
