@@ -58,6 +58,20 @@ all_error (MailBatch *batch, const GError *error)
 /* --- when the server has it
  * ---------------------------------------------------------------------------- */
 
+/* Its mailbox was numbered anew: who it is by now is not known, and none goes in its stead. */
+static void
+leave_replaced (MailChange *change)
+{
+  MailMailbox *mailbox = change->target != NULL ? change->target : change->mailbox;
+  g_autoptr (GError) error = g_error_new (MAIL_ERROR, MAIL_ERROR_STALE,
+                                          "the message %u that was replaced stays: its mailbox was "
+                                          "numbered anew",
+                                          change->replaces);
+
+  mail_log_warning ("%s", error->message);
+  mail_changes_defer (mailbox->store->changes, mailbox, error);
+}
+
 /* The message whose place it took goes only now. */
 static void
 retire_replaced (MailChange *change)
@@ -68,8 +82,13 @@ retire_replaced (MailChange *change)
   g_autoptr (MailMailbox) mailbox = uid != 0 ? mail_store_contents (changes->store, content_id)
                                              : NULL;
 
-  if (mailbox == NULL || (change->in_place && change->staged->dropped))
+  if (uid == 0 || (change->in_place && change->staged->dropped))
     return;
+  if (mailbox == NULL)
+    {
+      leave_replaced (change);
+      return;
+    }
   mail_failpoint ("replace-stored");
   gboolean visible = mail_effect_hide_now (mailbox, content_id, uid, NULL);
   if (!visible && change->in_place)

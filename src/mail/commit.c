@@ -684,7 +684,9 @@ mail_staged_settle_unseen (MailStaged *staged, MailMailbox *mailbox, guint32 uid
 
   mail_log_info ("the server has \"%s\" as UID %u of a mailbox that cannot be listed now",
                  staged->name != NULL ? staged->name : "a file", uid);
-  guint32 content_id = mail_mailbox_content_id (mailbox);
+  guint32 known = mail_effect_uidvalidity (mailbox);
+  /* In the mailbox as we know it that UID is another message's. */
+  guint32 content_id = known == 0 || known == uidvalidity ? mail_mailbox_content_id (mailbox) : 0;
   g_mutex_lock (&changes->lock);
   mail_staged_done_locked (staged, content_id, uidvalidity, uid);
   g_mutex_unlock (&changes->lock);
