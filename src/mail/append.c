@@ -58,6 +58,20 @@ all_error (MailBatch *batch, const GError *error)
 /* --- when the server has it
  * ---------------------------------------------------------------------------- */
 
+/* Its mailbox was numbered anew: who it is by now is not known, and none goes in its stead. */
+static void
+leave_replaced (MailChange *change)
+{
+  MailMailbox *mailbox = change->target != NULL ? change->target : change->mailbox;
+  g_autoptr (GError) error = g_error_new (MAIL_ERROR, MAIL_ERROR_STALE,
+                                          "the message %u that was replaced stays: its mailbox was "
+                                          "numbered anew",
+                                          change->replaces);
+
+  mail_log_warning ("%s", error->message);
+  mail_changes_defer (mailbox->store->changes, mailbox, error);
+}
+
 /* The message whose place it took goes only now. */
 static void
 retire_replaced (MailChange *change)
@@ -68,8 +82,13 @@ retire_replaced (MailChange *change)
   g_autoptr (MailMailbox) mailbox = uid != 0 ? mail_store_contents (changes->store, content_id)
                                              : NULL;
 
-  if (mailbox == NULL || (change->in_place && change->staged->dropped))
+  if (uid == 0 || (change->in_place && change->staged->dropped))
     return;
+  if (mailbox == NULL)
+    {
+      leave_replaced (change);
+      return;
+    }
   mail_failpoint ("replace-stored");
   gboolean visible = mail_effect_hide_now (mailbox, content_id, uid, NULL);
   if (!visible && change->in_place)
@@ -342,8 +361,9 @@ gathered (MailWaiter *waiter, const GError *error)
 }
 
 static gboolean
-fill_spool (MailStaged *staged, GError **error)
+fill_spool (MailChange *change, GError **error)
 {
+  MailStaged *staged = change->staged;
   MailChanges *changes = staged->changes;
   guint32 content_id = staged->source_content, uid = staged->source_uid;
   g_autoptr (MailMailbox) moved = mail_changes_moved (changes->store, content_id, &uid);
@@ -357,6 +377,7 @@ fill_spool (MailStaged *staged, GError **error)
   staged->has_spool = TRUE;
   staged->size = size;
   changes->spool_bytes += size;
+  change->fd = mail_spool_open (changes, staged->id, FALSE, NULL); /* as when it is taken */
   g_clear_pointer (&staged->source, mail_mailbox_unref);
   g_clear_pointer (&staged->source_name, g_free);
   mail_journal_begin (changes->journal);
@@ -384,6 +405,13 @@ gather (Gather *state)
           state->n_tries = 0;
           continue;
         }
+      if (mail_effect_uidvalidity (staged->source) != staged->source_uidvalidity)
+        {
+          error = g_error_new (MAIL_ERROR, MAIL_ERROR_STALE,
+                               "the mailbox it is copied from was numbered anew");
+          mail_batch_error (batch, change, error);
+          continue;
+        }
       mail_waiter_init (&state->waiter, gathered);
       answer = mail_store_fetch_whole (batch->changes->store, staged->source, staged->source_uid,
                                        state->n_tries < GATHER_TRIES ? &state->waiter : NULL,
@@ -392,7 +420,7 @@ gather (Gather *state)
         return;
       if (answer == MAIL_PARKED)
         g_set_error (&error, MAIL_ERROR, MAIL_ERROR_FAILED, "its bytes cannot be kept here");
-      if (answer == MAIL_READY && fill_spool (staged, &error))
+      if (answer == MAIL_READY && fill_spool (change, &error))
         continue;
       mail_batch_error (batch, change, error);
     }

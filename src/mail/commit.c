@@ -602,14 +602,33 @@ settle_flags (MailStaged *staged, MailMailbox *mailbox, const MailMessage *messa
     mail_change_flags (store, mailbox, message->uid, flags, keywords, NULL, NULL);
 }
 
+/* An earlier run was killed between the row that says it is written again and the first new byte:
+ * what is here is what was sent. */
+static gboolean
+is_as_sent (MailStaged *staged)
+{
+  MailChanges *changes = staged->changes;
+  MailWire wire = { .fd = -1 };
+  int fd = staged->has_spool ? mail_spool_open (changes, staged->id, FALSE, NULL) : -1;
+
+  if (fd < 0 || !mail_spool_wire (changes, staged->id, fd, &wire, NULL))
+    return FALSE;
+  close (wire.fd);
+  g_free (wire.message_id);
+  return wire.size == staged->wire_size
+         && memcmp (wire.digest, staged->digest, MAIL_DIGEST_SIZE) == 0;
+}
+
 gboolean
 mail_staged_settle (MailStaged *staged, MailMailbox *mailbox, guint32 uidvalidity,
                     const MailMessage *message)
 {
   MailChanges *changes = staged->changes;
   MailMessage hidden = *message;
+  gboolean as_sent = staged->orphan && staged->dirty && is_as_sent (staged);
 
   g_mutex_lock (&changes->lock);
+  staged->dirty &= !as_sent;
   gboolean dropped = staged->dropped;
   gboolean elsewhere = !dropped && staged->mailbox != mailbox;
   g_autofree char *name = g_strdup (staged->name);
@@ -665,7 +684,9 @@ mail_staged_settle_unseen (MailStaged *staged, MailMailbox *mailbox, guint32 uid
 
   mail_log_info ("the server has \"%s\" as UID %u of a mailbox that cannot be listed now",
                  staged->name != NULL ? staged->name : "a file", uid);
-  guint32 content_id = mail_mailbox_content_id (mailbox);
+  guint32 known = mail_effect_uidvalidity (mailbox);
+  /* In the mailbox as we know it that UID is another message's. */
+  guint32 content_id = known == 0 || known == uidvalidity ? mail_mailbox_content_id (mailbox) : 0;
   g_mutex_lock (&changes->lock);
   mail_staged_done_locked (staged, content_id, uidvalidity, uid);
   g_mutex_unlock (&changes->lock);

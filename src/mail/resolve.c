@@ -12,6 +12,8 @@
 /* Servers whose sizes are wrong: so many more of the newest messages are compared. */
 #define OTHER_SIZES_MAX 16u
 #define HEAD_KEPT 65536u
+/* A mailbox that is numbered anew between a listing and what is fetched after it. */
+#define NUMBERED_TRIES 3u
 
 /* --- a listing from now on
  * --------------------------------------------------------------------------- */
@@ -231,8 +233,10 @@ typedef struct
 {
   MailMailbox *mailbox;
   GArray *wanted;
-  GArray *candidates; /* of MailMessage, by UID */
-  GHashTable *taken;  /* UIDs that are somebody's already */
+  GArray *candidates;  /* of MailMessage, by UID */
+  GHashTable *taken;   /* UIDs that are somebody's already */
+  guint32 uidvalidity; /* of the candidates */
+  guint n_tries;
   MailResolvedFunc done;
   gpointer user_data;
 } Resolving;
@@ -328,11 +332,36 @@ match (Resolving *resolving, MailWanted *wanted, GHashTable *digests)
   return 0;
 }
 
+static void listed (const GError *error, gpointer data);
+
+/* TRUE when the UIDs of the candidates are no longer theirs: then all of it is done once more. */
+static gboolean
+begin_again (Resolving *resolving, const GError *error)
+{
+  g_autoptr (GError) stale = NULL;
+
+  if (!g_error_matches (error, MAIL_ERROR, MAIL_ERROR_STALE)
+      && mail_effect_uidvalidity (resolving->mailbox) == resolving->uidvalidity)
+    return FALSE;
+  if (resolving->n_tries++ < NUMBERED_TRIES)
+    {
+      g_array_set_size (resolving->candidates, 0);
+      g_hash_table_remove_all (resolving->taken);
+      mail_look (resolving->mailbox, listed, resolving);
+      return TRUE;
+    }
+  stale = g_error_new (MAIL_ERROR, MAIL_ERROR_STALE, "the mailbox is numbered anew all the time");
+  resolved (resolving, stale);
+  return TRUE;
+}
+
 static void
 compared (GHashTable *digests, const GError *error, gpointer data)
 {
   Resolving *resolving = data;
 
+  if (begin_again (resolving, error))
+    return;
   for (guint i = 0; error == NULL && i < resolving->wanted->len; i++)
     {
       MailWanted *wanted = &g_array_index (resolving->wanted, MailWanted, i);
@@ -399,11 +428,13 @@ listed (const GError *error, gpointer data)
       return;
     }
   g_mutex_lock (&mailbox->lock);
+  resolving->uidvalidity = mailbox->status.uidvalidity;
   for (guint i = 0; i < resolving->wanted->len; i++)
     {
       MailWanted *wanted = &g_array_index (resolving->wanted, MailWanted, i);
 
-      if (wanted->uidvalidity != mailbox->status.uidvalidity)
+      wanted->changed = wanted->others = FALSE;
+      if (wanted->uidvalidity != resolving->uidvalidity)
         wanted->bound = wanted->uid = 0; /* numbered anew */
     }
   for (guint i = 0; mailbox->messages != NULL && i < mailbox->messages->len; i++)

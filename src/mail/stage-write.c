@@ -221,12 +221,15 @@ queued_to_writable_locked (MailStaged *staged, gboolean keep, GError **error)
   MailChanges *changes = staged->changes;
   MailChange *change = staged->change;
 
-  if (staged->placeholder || change == NULL || change->kind != MAIL_CHANGE_APPEND)
+  gboolean sent = change != NULL && (change->running || change->step != MAIL_STEP_NEW);
+  /* A copy that is sent as a file has its bytes fetched first. */
+  if (staged->placeholder || change == NULL || change->kind != MAIL_CHANGE_APPEND
+      || (sent && staged->source != NULL))
     {
       g_set_error (error, MAIL_ERROR, MAIL_ERROR_CANNOT, "a message cannot be written into");
       return FALSE;
     }
-  if (change->running || change->step != MAIL_STEP_NEW)
+  if (sent)
     {
       gboolean separate = !staged->dirty;
       staged->dirty = TRUE;
@@ -243,12 +246,16 @@ queued_to_writable_locked (MailStaged *staged, gboolean keep, GError **error)
         }
       return !separate || mail_spool_separate (changes, staged->id, error);
     }
-  staged->change = NULL;
-  staged->state = MAIL_STAGED_LOCAL;
   mail_journal_begin (changes->journal);
-  mail_staged_journal_locked (staged);
-  mail_changes_withdraw_locked (changes, change, NULL);
-  return mail_journal_commit (changes->journal, error);
+  gboolean good = staged->source == NULL || copy_to_file_locked (staged, keep, error);
+  if (good)
+    {
+      staged->change = NULL;
+      staged->state = MAIL_STAGED_LOCAL;
+      mail_staged_journal_locked (staged);
+      mail_changes_withdraw_locked (changes, change, NULL);
+    }
+  return mail_journal_commit (changes->journal, good ? error : NULL) && good;
 }
 
 /* A descriptor of the caller's own, or -1. */

@@ -613,22 +613,21 @@ MailMailbox *
 mail_staged_message (MailStaged *staged, guint32 *uid_out)
 {
   MailChanges *changes = staged->changes;
-  MailMailbox *mailbox = NULL;
-  guint32 done_content = 0;
+  guint32 content_id = 0;
 
   g_mutex_lock (&changes->lock);
   if (staged->state == MAIL_STAGED_DONE && !staged->has_spool)
     {
-      done_content = staged->content_id;
+      content_id = staged->content_id;
       *uid_out = staged->uid;
     }
   else if (staged->source != NULL && !staged->has_spool)
     {
-      mailbox = mail_mailbox_ref (staged->source);
+      content_id = staged->source_content;
       *uid_out = staged->source_uid;
     }
   g_mutex_unlock (&changes->lock);
-  return done_content != 0 ? mail_store_contents (changes->store, done_content) : mailbox;
+  return content_id != 0 ? mail_store_contents (changes->store, content_id) : NULL;
 }
 
 /* References to all there are. */

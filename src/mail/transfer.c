@@ -72,6 +72,13 @@ mail_changes_moved (MailStore *store, guint32 content_id, guint32 *uid)
   return new_content != 0 ? mail_store_contents (store, new_content) : NULL;
 }
 
+/* FALSE: what has these UIDs here by now are other messages. */
+static gboolean
+is_as_numbered (MailBatch *batch)
+{
+  return mail_effect_uidvalidity (batch->mailbox) == batch->uidvalidity;
+}
+
 /* The server has it as `uid` of the target; copy: and where it was. */
 static void
 arrive (MailBatch *batch, MailChange *change, gboolean copy, guint32 uidvalidity, guint32 uid)
@@ -80,7 +87,8 @@ arrive (MailBatch *batch, MailChange *change, gboolean copy, guint32 uidvalidity
   MailMailbox *target = batch->target;
   MailMessage message;
 
-  if (target == NULL || !mail_mailbox_find_gone (batch->mailbox, change->uid, &message))
+  if (target == NULL || !is_as_numbered (batch)
+      || !mail_mailbox_find_gone (batch->mailbox, change->uid, &message))
     {
       if (change->staged != NULL && target != NULL)
         mail_staged_settle_unseen (change->staged, target, uidvalidity, uid);
@@ -375,9 +383,12 @@ send (MailBatch *batch)
 /* --- looking whether it was done
  * --------------------------------------------------------------------------- */
 
+/* Where all was numbered anew nobody knows, and the server will refuse what names it. */
 static gboolean
 still_there (MailBatch *batch, guint32 uid)
 {
+  if (!is_as_numbered (batch))
+    return TRUE;
   g_mutex_lock (&batch->mailbox->lock);
   gboolean there = mail_mailbox_get_locked (batch->mailbox, uid) != NULL;
   g_mutex_unlock (&batch->mailbox->lock);
@@ -460,7 +471,7 @@ digested (GHashTable *digests, const GError *error, gpointer data)
       MailWanted one = { .uidvalidity = change->target_uidvalidity, .bound = change->bound };
       MailMessage message = { 0 };
 
-      if (mail_mailbox_find_gone (batch->mailbox, change->uid, &message))
+      if (is_as_numbered (batch) && mail_mailbox_find_gone (batch->mailbox, change->uid, &message))
         {
           one.size = message.size;
           one.date = message.internaldate;
@@ -491,7 +502,10 @@ source_listed (const GError *error, gpointer data)
   g_autoptr (MailUidSet) there = mail_uid_set_new ();
   g_autoptr (GPtrArray) items = g_ptr_array_copy (batch->items, NULL, NULL);
   gboolean two_steps = is_copy (batch) || !has_move (batch);
+  g_autoptr (GError) stale = NULL;
 
+  if (error == NULL && !is_as_numbered (batch))
+    error = stale = g_error_new (MAIL_ERROR, MAIL_ERROR_STALE, "the mailbox was numbered anew");
   if (error != NULL)
     {
       all_error (batch, error);

@@ -24,6 +24,9 @@ typedef struct
   gboolean may_go;   /* somebody wanted it gone for good */
   gboolean foreign;  /* another client has marked it \Deleted */
   gboolean handled;  /* it was moved or replaced: two commands, where the server has no MOVE */
+  gboolean flagged;  /* the user has set flags of it */
+  int instead;       /* this one took its place, and must be there when it is gone; 0: none */
+  guint32 home;      /* which mailbox others delivered it to; 0: the user has written it */
   guint copies;      /* how often it may be there */
 } Token;
 
@@ -45,6 +48,7 @@ typedef struct
   guint n_waiting;
   gboolean refusing; /* a server that said no, or lied, was part of it */
   gboolean lying;
+  gboolean renumbered; /* a mailbox was given another UIDVALIDITY */
   GRand *rand;
 
   GQueue jobs;     /* of the worker: MailJob */
@@ -365,16 +369,18 @@ next_mailbox (Sequence *s)
   return get_mailbox (s->harness, mailboxes[next (s) % G_N_ELEMENTS (mailboxes)]);
 }
 
-/* A message the user sees, that no other client has marked; its token, or -1. */
+/* A message the user sees, that no other client has marked; its token, or -1. In a mailbox that was
+ * numbered anew he means the one that had the UID when the mount last looked. */
 static int
 pick (Sequence *s, MailMailbox *mailbox, guint8 which, guint32 *uid_out)
 {
   MailMessage messages[MESSAGES_MAX];
-  g_autofree char *name = mailbox != NULL ? mail_folder_name (mailbox) : NULL;
-  ModelMailbox *model = name != NULL ? model_mailbox (s->harness->server, name) : NULL;
   guint n = mailbox != NULL ? mail_mailbox_next (mailbox, 0, messages, NULL, MESSAGES_MAX) : 0;
+  ModelMailbox *model = n > 0
+                            ? model_numbered (s->harness->server, mail_effect_uidvalidity (mailbox))
+                            : NULL;
 
-  if (n == 0 || model == NULL || model->uidvalidity != mail_effect_uidvalidity (mailbox))
+  if (model == NULL)
     return -1;
   const MailMessage *message = &messages[which % n];
   const ModelMessage *there = model_find (model, message->uid);
@@ -400,6 +406,19 @@ will_remove (Sequence *s, MailMailbox *mailbox, int token)
 
   known->may_go |= is_final (s, mailbox);
   known->handled = TRUE;
+}
+
+/* What took the place of a message that is gone for good is there. Token 0 never does. */
+static void
+will_replace (Sequence *s, MailMailbox *mailbox, int token, int by)
+{
+  Token *known = token_at (s, (guint)token);
+
+  known->handled = TRUE;
+  if (!is_final (s, mailbox))
+    return;
+  known->may_go |= by <= 0 || (known->instead != 0 && known->instead != by);
+  known->instead = MAX (by, 0);
 }
 
 /* What is being written in its place goes with a message that is removed. */
@@ -436,7 +455,8 @@ user_flags (Sequence *s)
 
   if (token < 0)
     return;
-  say (s, "flags tok%d", token);
+  say (s, "flags tok%d (%u)", token, uid);
+  token_at (s, (guint)token)->flagged = TRUE;
   mail_change_flags (s->harness->store, mailbox, uid, sets[flags % 4],
                      flags & 4 ? "alpha beta" : "", answered, wait_for (s, "flags", -1));
 }
@@ -472,7 +492,7 @@ user_move (Sequence *s)
   say (s, "move tok%d (%u) over tok%d (%u)", token, uid, replaced, replaced_uid);
   token_at (s, (guint)token)->handled = TRUE;
   if (replaced >= 0)
-    will_remove (s, target, replaced);
+    will_replace (s, target, replaced, token);
   mail_change_move (s->harness->store, mailbox, uid, target, 0, which & 64 ? NULL : name,
                     replaced >= 0 ? replaced_uid : 0, NULL, answered, wait_for (s, "move", -1));
 }
@@ -552,7 +572,7 @@ user_replace (Sequence *s)
         token_at (s, same->token)->handled = TRUE;
         same->token = token;
       }
-  will_remove (s, mailbox, old);
+  will_replace (s, mailbox, old, (int)token);
   write_token (staged, token);
   add_file (s, staged, token);
   if ((how & 1) == 0)
@@ -618,7 +638,7 @@ user_rename (Sequence *s)
   say (s, "rename tok%u over tok%d (%u)%s", file->token, replaced, replaced_uid,
        temporary ? " temporary" : "");
   if (replaced >= 0)
-    will_remove (s, target, replaced);
+    will_replace (s, target, replaced, (int)file->token);
   token_at (s, file->token)->handled = TRUE;
   g_autoptr (MailStaged) other = mail_stage_lookup (s->harness->store, target, 0, name);
   if (other != NULL && other->placeholder)
@@ -789,6 +809,7 @@ others_deliver (Sequence *s)
   model_deliver (s->harness->server, mailbox->name, text, foreign ? MAIL_FLAG_DELETED : 0, DATE);
   token_at (s, token)->promised = TRUE;
   token_at (s, token)->foreign = foreign;
+  token_at (s, token)->home = mailbox->id;
 }
 
 static void
@@ -805,12 +826,36 @@ others_expunge (Sequence *s)
   model_expunge (mailbox, message->uid);
 }
 
+/* Somebody restores it from a backup: another UIDVALIDITY, and what had a UID may have another one,
+ * which may have been that of another message. */
+static void
+others_renumber (Sequence *s, ModelMailbox *mailbox, guint how)
+{
+  const guint32 firsts[] = { 1, 1, 2, mailbox->uidnext };
+
+  model_renumber (s->harness->server, mailbox, firsts[how % 4], (how & 4) != 0, how >> 3);
+  s->renumbered = TRUE;
+  say (s, "others number %s anew", mailbox->name);
+  for (guint i = 0; i < mailbox->messages->len; i++)
+    {
+      const ModelMessage *message = mailbox->messages->pdata[i];
+
+      say (s, "    tok%d is %u", token_of_message (message), message->uid);
+    }
+}
+
 static void
 others_flag (Sequence *s)
 {
   ModelMailbox *mailbox = next_model (s);
-  ModelMessage *message = pick_model (mailbox, next (s));
+  guint8 which = next (s);
+  ModelMessage *message = pick_model (mailbox, which);
 
+  if (mailbox != NULL && which >= 192)
+    {
+      others_renumber (s, mailbox, which - 192);
+      return;
+    }
   if (message == NULL)
     return;
   say (s, "others flag tok%d", token_of_message (message));
@@ -926,9 +971,9 @@ count_kept (Sequence *s, guint *n)
     }
 }
 
-/* Without UIDPLUS what we remove is only marked. */
+/* Without UIDPLUS what we remove is only marked. n_home: those that are where they came to. */
 static void
-count_model (Sequence *s, const ModelMailbox *mailbox, guint *n)
+count_model (Sequence *s, const ModelMailbox *mailbox, guint *n, guint *n_home)
 {
   for (guint i = 0; i < mailbox->messages->len; i++)
     {
@@ -937,7 +982,32 @@ count_model (Sequence *s, const ModelMailbox *mailbox, guint *n)
 
       g_assert_cmpint (token, >=, 0);
       g_assert_cmpint (token, <, (int)s->tokens->len);
-      n[token] += (message->flags & MAIL_FLAG_DELETED) == 0 || token_at (s, (guint)token)->foreign;
+      const Token *known = token_at (s, (guint)token);
+      gboolean there = (message->flags & MAIL_FLAG_DELETED) == 0 || known->foreign;
+      n[token] += there;
+      n_home[token] += there && mailbox->id == known->home;
+    }
+}
+
+/* What the user asked of one message was not done to another one: who has not been named stays
+ * where it came to, and has no flags of his. */
+static void
+check_untouched (Sequence *s, const ModelMailbox *mailbox)
+{
+  for (guint i = 0; i < mailbox->messages->len; i++)
+    {
+      const ModelMessage *message = mailbox->messages->pdata[i];
+      int token = token_of_message (message);
+      const Token *known = token_at (s, (guint)token);
+
+      if (known->home == 0 || known->flagged)
+        continue;
+      if ((message->flags & (MAIL_FLAG_SEEN | MAIL_FLAG_FLAGGED | MAIL_FLAG_ANSWERED)) != 0
+          || strstr (message->keywords, "alpha") != NULL)
+        {
+          say (s, "tok%d has flags of another one", token);
+          g_assert_not_reached ();
+        }
     }
 }
 
@@ -1013,28 +1083,60 @@ check_shown (Sequence *s, ModelMailbox *model)
   g_assert_cmpuint (at, ==, n); /* and nothing else */
 }
 
+static gboolean
+may_be_gone (Sequence *s, const guint *n, guint token)
+{
+  for (guint i = 0; i < s->tokens->len; i++)
+    {
+      const Token *known = token_at (s, token);
+
+      if (known->may_go || known->instead == 0)
+        return known->may_go;
+      token = (guint)known->instead;
+      if (n[token] > 0)
+        return TRUE;
+    }
+  return TRUE;
+}
+
+/* Of a mailbox that is numbered anew while the user changes something in it: what he asked of a
+ * message may come to nothing, and he is told; a move in two steps leaves both. All else is
+ * promised as ever: no message is lost, what he wrote is on the server or in failed, once, and
+ * whoever has the old UIDs by now is left alone. */
 static void
 check (Sequence *s)
 {
   g_autofree guint *n = g_new0 (guint, s->tokens->len);
+  g_autofree guint *n_home = g_new0 (guint, s->tokens->len);
   ModelServer *server = s->harness->server;
   gboolean two_steps = (server->caps & MAIL_CAP_MOVE) == 0;
 
   for (guint i = 0; i < server->mailboxes->len; i++)
     check_shown (s, server->mailboxes->pdata[i]);
   for (guint i = 0; i < server->mailboxes->len; i++)
-    count_model (s, server->mailboxes->pdata[i], n);
+    {
+      count_model (s, server->mailboxes->pdata[i], n, n_home);
+      check_untouched (s, server->mailboxes->pdata[i]);
+    }
   count_kept (s, n);
   for (guint i = 0; i < s->tokens->len; i++)
     {
       const Token *token = token_at (s, i);
-      /* Copied, and the original was not to be removed: the user was told. */
-      gboolean both = two_steps && s->refusing && token->handled;
+      /* Copied, and the original was not to be removed, or has no name any more by which it could
+       * be: the user was told. */
+      gboolean both = two_steps && (s->refusing || s->renumbered) && token->handled;
 
-      if ((n[i] == 0 && token->promised && !token->may_go) || (n[i] > token->copies && !both))
+      if (token->home != 0 && !token->handled && !token->may_go && n_home[i] == 0)
+        {
+          say (s, "tok%u was taken away", i);
+          g_assert_not_reached ();
+        }
+      gboolean gone = n[i] == 0 && token->promised && !may_be_gone (s, n, i);
+
+      if (gone || (n[i] > token->copies && !both))
         {
           say (s, "tok%u is there %u times", i, n[i]);
-          g_assert_cmpuint (n[i], >=, token->promised && !token->may_go);
+          g_assert_false (gone);
           g_assert_cmpuint (n[i], <=, token->copies);
         }
     }
@@ -1089,6 +1191,7 @@ start (Sequence *s)
                      DATE + i);
       token_at (s, token)->promised = TRUE;
       token_at (s, token)->foreign = i == 4;
+      token_at (s, token)->home = model_mailbox (s->harness->server, mailboxes[i % 2])->id;
     }
   begin_life (s);
   for (guint i = 0; i < 3; i++)

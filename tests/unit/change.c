@@ -1470,6 +1470,49 @@ pass_gate (gpointer job)
   g_mutex_unlock (&gate);
 }
 
+/* A copy with a date of its own is sent as a file. While its bytes are fetched it cannot be
+ * written; as soon as they are here it can, and what is sent is what was committed. */
+static void
+test_copied_and_written (void)
+{
+  Harness *harness = start (0, 0);
+  g_autofree char *two = message_text ("due");
+  Told done = { 0 }, again = { 0 };
+
+  deliver (harness, "INBOX", "uno");
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailMailbox) archive = open_mailbox (harness, "Archive");
+  g_autoptr (MailStaged) staged = mail_stage_create (harness->store, archive, 0, "x", FALSE, NULL);
+  g_assert_true (mail_staged_copy_from (staged, inbox, 1, NULL));
+  mail_staged_set_mtime (staged, DATE + 1);
+  MailJob job = { pass_gate };
+  g_mutex_lock (&gate);
+  g_thread_pool_push (harness->store->changes->worker, &job, NULL);
+  mail_staged_commit (staged, FALSE, told, &done);
+  for (guint i = 0; i < 1000 && !staged->change->running; i++)
+    turn_loop (harness, 1);
+  g_assert_nonnull (staged->source);
+  g_assert_false (mail_staged_truncate (staged, 0, NULL));
+  for (guint i = 0; i < 10000 && staged->source != NULL; i++)
+    if (!turn_once (harness))
+      g_usleep (200);
+  g_assert_null (staged->source);
+  g_assert_true (mail_staged_truncate (staged, 0, NULL));
+  g_assert_true (mail_staged_write (staged, 0, two, strlen (two), NULL));
+  g_mutex_unlock (&gate);
+  mail_staged_commit (staged, TRUE, told, &again);
+  wait_good (harness, &done);
+  wait_good (harness, &again);
+  settle (harness);
+  g_assert_cmpuint (n_alive (harness, "Archive", "text of due"), ==, 1);
+  g_assert_cmpuint (n_alive (harness, "Bin", "text of uno"), ==, 1); /* the version before */
+  g_assert_cmpuint (model_count (harness->server, "text of due"), ==, 1);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&archive, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+}
+
 /* A file that was committed is begun anew before it has been sent, and then all ends: what there is
  * of it is no message yet, and is kept once. */
 static void
@@ -1556,6 +1599,7 @@ main (int argc, char **argv)
       g_autofree char *path = g_strdup_printf ("/change/rewritten/%s", rewrites[i].name);
       g_test_add_data_func (path, GUINT_TO_POINTER (i), test_rewritten);
     }
+  g_test_add_func ("/change/copied-and-written", test_copied_and_written);
   g_test_add_data_func ("/change/both/uidplus", NULL, test_both);
   g_test_add_data_func ("/change/both/neither", GUINT_TO_POINTER (MAIL_CAP_EXPUNGE_UID), test_both);
   g_test_add_func ("/change/alike", test_alike);

@@ -41,6 +41,7 @@ model_server_new (guint caps)
 
   server->caps = caps;
   server->mailboxes = g_ptr_array_new_with_free_func (mailbox_free);
+  server->past = g_ptr_array_new_with_free_func (mailbox_free);
   server->faults = g_array_new (FALSE, FALSE, sizeof (ModelFault));
   server->log = g_ptr_array_new_with_free_func (g_free);
   server->next_uidvalidity = 1000;
@@ -52,6 +53,7 @@ void
 model_server_free (ModelServer *server)
 {
   g_ptr_array_unref (server->mailboxes);
+  g_ptr_array_unref (server->past);
   g_array_unref (server->faults);
   g_ptr_array_unref (server->log);
   if (server->rand != NULL)
@@ -69,6 +71,30 @@ message_copy (const ModelMessage *message)
   return copy;
 }
 
+static ModelMailbox *
+mailbox_copy (const ModelMailbox *mailbox)
+{
+  ModelMailbox *copy = g_memdup2 (mailbox, sizeof *mailbox);
+
+  copy->name = g_strdup (mailbox->name);
+  copy->special_use = g_strdup (mailbox->special_use);
+  copy->vanished = g_array_copy (mailbox->vanished);
+  copy->messages = g_ptr_array_new_with_free_func (message_free);
+  for (guint i = 0; i < mailbox->messages->len; i++)
+    g_ptr_array_add (copy->messages, message_copy (mailbox->messages->pdata[i]));
+  return copy;
+}
+
+static GPtrArray *
+mailboxes_copy (const GPtrArray *mailboxes)
+{
+  GPtrArray *copies = g_ptr_array_new_with_free_func (mailbox_free);
+
+  for (guint i = 0; i < mailboxes->len; i++)
+    g_ptr_array_add (copies, mailbox_copy (mailboxes->pdata[i]));
+  return copies;
+}
+
 ModelServer *
 model_server_copy (const ModelServer *server)
 {
@@ -77,20 +103,8 @@ model_server_copy (const ModelServer *server)
   copy->rand = server->rand != NULL ? g_rand_copy (server->rand) : NULL;
   copy->faults = g_array_copy (server->faults);
   copy->log = g_ptr_array_new_with_free_func (g_free);
-  copy->mailboxes = g_ptr_array_new_with_free_func (mailbox_free);
-  for (guint i = 0; i < server->mailboxes->len; i++)
-    {
-      const ModelMailbox *from = server->mailboxes->pdata[i];
-      ModelMailbox *to = g_memdup2 (from, sizeof *from);
-
-      to->name = g_strdup (from->name);
-      to->special_use = g_strdup (from->special_use);
-      to->vanished = g_array_copy (from->vanished);
-      to->messages = g_ptr_array_new_with_free_func (message_free);
-      for (guint k = 0; k < from->messages->len; k++)
-        g_ptr_array_add (to->messages, message_copy (from->messages->pdata[k]));
-      g_ptr_array_add (copy->mailboxes, to);
-    }
+  copy->mailboxes = mailboxes_copy (server->mailboxes);
+  copy->past = mailboxes_copy (server->past);
   return copy;
 }
 
@@ -113,7 +127,7 @@ model_add_mailbox (ModelServer *server, const char *name, const char *special_us
 
   mailbox->name = g_strdup (name);
   mailbox->special_use = g_strdup (special_use);
-  mailbox->uidvalidity = server->next_uidvalidity++;
+  mailbox->id = mailbox->uidvalidity = server->next_uidvalidity++;
   mailbox->uidnext = 1;
   mailbox->modseq = 1;
   mailbox->messages = g_ptr_array_new_with_free_func (message_free);
@@ -179,13 +193,38 @@ model_expunge (ModelMailbox *mailbox, guint32 uid)
 }
 
 void
-model_renumber (ModelServer *server, ModelMailbox *mailbox)
+model_renumber (ModelServer *server, ModelMailbox *mailbox, guint32 first, gboolean reversed,
+                guint rotate)
 {
+  guint n = mailbox->messages->len;
+  g_autofree gpointer *messages = g_memdup2 (mailbox->messages->pdata, n * sizeof (gpointer));
+
+  g_ptr_array_add (server->past, mailbox_copy (mailbox));
   mailbox->uidvalidity = server->next_uidvalidity++;
-  mailbox->uidnext = 1;
-  for (guint i = 0; i < mailbox->messages->len; i++)
-    ((ModelMessage *)mailbox->messages->pdata[i])->uid = mailbox->uidnext++;
+  mailbox->modseq = 1;
+  for (guint i = 0; i < n; i++)
+    {
+      ModelMessage *message = messages[reversed ? n - 1 - i : i];
+      guint at = (i + rotate) % n;
+
+      message->uid = first + at;
+      message->modseq = ++mailbox->modseq;
+      mailbox->messages->pdata[at] = message;
+    }
+  mailbox->uidnext = first + n;
   g_array_set_size (mailbox->vanished, 0);
+}
+
+ModelMailbox *
+model_numbered (ModelServer *server, guint32 uidvalidity)
+{
+  const GPtrArray *all[] = { server->mailboxes, server->past };
+
+  for (guint i = 0; i < G_N_ELEMENTS (all); i++)
+    for (guint k = 0; k < all[i]->len; k++)
+      if (((ModelMailbox *)all[i]->pdata[k])->uidvalidity == uidvalidity)
+        return all[i]->pdata[k];
+  return NULL;
 }
 
 static gboolean
@@ -586,18 +625,10 @@ do_folder (Request *request)
 static void
 snapshot (Request *request)
 {
-  ModelMailbox *mailbox = open_mailbox (request);
+  const ModelMailbox *mailbox = open_mailbox (request);
 
-  if (mailbox == NULL)
-    return;
-  ModelMailbox *copy = g_memdup2 (mailbox, sizeof *mailbox);
-  copy->name = g_strdup (mailbox->name);
-  copy->special_use = NULL;
-  copy->vanished = g_array_copy (mailbox->vanished);
-  copy->messages = g_ptr_array_new_with_free_func (message_free);
-  for (guint i = 0; i < mailbox->messages->len; i++)
-    g_ptr_array_add (copy->messages, message_copy (mailbox->messages->pdata[i]));
-  request->snapshot = copy;
+  if (mailbox != NULL)
+    request->snapshot = mailbox_copy (mailbox);
 }
 
 static const char *const names[] = { "start", "list",   "sync",   "fetch",  "flags",  "copy",

@@ -22,6 +22,7 @@ typedef struct
 {
   char *name; /* '/' is the delimiter */
   char *special_use;
+  guint32 id; /* whatever its name and UIDVALIDITY are */
   guint32 uidvalidity, uidnext;
   guint64 modseq;
   gboolean read_only, gone;
@@ -47,6 +48,7 @@ typedef enum
 typedef struct
 {
   GPtrArray *mailboxes; /* of ModelMailbox */
+  GPtrArray *past;      /* of ModelMailbox, as they were when they were numbered anew */
   guint caps;           /* MailCaps */
   guint sync_mode;      /* 0: always whole lists; 1: QRESYNC; 2: CONDSTORE; 3: neither, but UIDs */
   guint32 next_uidvalidity;
@@ -75,7 +77,12 @@ ModelMessage *model_find (ModelMailbox *mailbox, guint32 uid);
 void
 model_set_flags (ModelMailbox *mailbox, ModelMessage *message, guint8 flags, const char *keywords);
 void model_expunge (ModelMailbox *mailbox, guint32 uid);
-void model_renumber (ModelServer *server, ModelMailbox *mailbox); /* another UIDVALIDITY */
+/* Another UIDVALIDITY, as after a mailbox was restored from a backup: the messages in the order of
+ * their UIDs, backwards when reversed, the first of them as the rotate-th, numbered from first. */
+void model_renumber (ModelServer *server, ModelMailbox *mailbox, guint32 first, gboolean reversed,
+                     guint rotate);
+/* The mailbox that has this UIDVALIDITY, or had it: as it was then. NULL: none. */
+ModelMailbox *model_numbered (ModelServer *server, guint32 uidvalidity);
 /* Messages that contain text, in all mailboxes. */
 guint model_count (ModelServer *server, const char *text);
 guint model_count_in (ModelServer *server, const char *mailbox, const char *text);

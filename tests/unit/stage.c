@@ -1041,6 +1041,34 @@ test_copy_refused (Fixture *f, gconstpointer data)
   g_assert_cmpstr (text, ==, "x");
 }
 
+/* With a date of its own it is sent as a file. Written over before that: nothing of the source is
+ * left in it, and none of its bytes are needed. */
+static void
+test_copy_written_over (Fixture *f, gconstpointer fetched)
+{
+  static const char text[] = "Subject: n\r\n\r\nn\r\n";
+  g_autoptr (MailStaged) staged = copy_message (f, copied, fetched != NULL);
+  Told renamed = { 0 }, done = { 0 };
+
+  mail_staged_set_mtime (staged, DATE + 1);
+  mail_staged_rename (staged, f->archive, 0, "copy", FALSE, 0, NULL, told, &renamed);
+  g_assert_cmpint (info_of (staged).state, ==, MAIL_STAGED_QUEUED);
+  g_assert_true (mail_staged_truncate (staged, 0, NULL));
+  put (staged, 0, text);
+  g_autofree char *written = read_staged (staged);
+  g_assert_cmpstr (written, ==, text);
+  mail_staged_commit (staged, TRUE, told, &done);
+  wait_good (f->harness, &done);
+  settle (f->harness);
+  told_clear (&renamed);
+  const ModelMailbox *archive = model_mailbox (f->harness->server, "Archive");
+  g_assert_cmpuint (archive->messages->len, ==, 1);
+  gsize length;
+  const char *bytes = g_bytes_get_data (((ModelMessage *)archive->messages->pdata[0])->bytes,
+                                        &length);
+  g_assert_cmpmem (bytes, length, text, strlen (text));
+}
+
 /* A temporary file outlives the daemon, with what it was told to be. */
 static void
 test_copy_killed (Fixture *f, gconstpointer data)
@@ -1396,6 +1424,9 @@ main (int argc, char **argv)
   ADD ("/stage/journal-missing", MISSING, test_strays);
   ADD ("/stage/accounts", 0, test_accounts);
   ADD ("/stage/copy-killed", 0, test_copy_killed);
+  g_test_add ("/stage/copy/written-over", Fixture, NULL, set_up, test_copy_written_over, tear_down);
+  g_test_add ("/stage/copy/written-over-fetched", Fixture, "", set_up, test_copy_written_over,
+              tear_down);
   ADD ("/stage/copy-killed-source-gone", 0, test_copy_source_gone);
   ADD ("/stage/dated-killed", 0, test_dated_killed);
   ADD ("/stage/rename-dropped", 0, test_rename_dropped);
