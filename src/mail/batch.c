@@ -58,12 +58,15 @@ undo (MailChange *change, const GError *error)
 {
   MailMailbox *mailbox = change->mailbox;
 
+  /* It may have been refused because it is not as we think. */
+  g_mutex_lock (&mailbox->lock);
+  mailbox->tried_at = mailbox->synced_at = 0;
+  g_mutex_unlock (&mailbox->lock);
   switch (change->kind)
     {
     case MAIL_CHANGE_FLAGS:
       g_mutex_lock (&mailbox->lock);
       mail_pending_answer_locked (mailbox, change->uid, change->id, FALSE);
-      mailbox->tried_at = mailbox->synced_at = 0;
       g_mutex_unlock (&mailbox->lock);
       mail_effect_flags (mailbox, change->content_id, change->uid);
       break;

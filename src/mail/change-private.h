@@ -392,8 +392,9 @@ void mail_staged_journal_locked (MailStaged *staged); /* inside a journal transa
 void mail_stage_renamed (MailChanges *changes);
 /* FAILED, with its reason; the journal too. */
 void mail_staged_fail (MailStaged *staged, const char *reason);
-/* The same, when something was written to it; else it goes. No lock held. */
-void mail_staged_interrupt (MailStaged *staged, const char *reason);
+/* Nobody writes on what is LOCAL: the same when it has bytes of its own, else it goes. where: only
+ * while it waits there for its name. No lock held. */
+void mail_staged_interrupt (MailStaged *staged, const MailMailbox *where, const char *reason);
 /* Who waits for a next version of it hears that none will come. No lock held. */
 void mail_staged_no_next (MailStaged *staged, const GError *error);
 void mail_stage_give_up_waiting (MailChanges *changes, const GError *error); /* all of them */

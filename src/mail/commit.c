@@ -302,8 +302,6 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
       tell (done, user_data, error);
       return;
     }
-  if (replaces != NULL && replaces != staged)
-    mail_staged_drop (replaces, NULL, NULL);
   guint32 hidden = take_place_of (staged, target, replaces_uid, &content_id);
 
   g_mutex_lock (&changes->lock);
@@ -313,7 +311,7 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
       g_mutex_unlock (&changes->lock);
       if (hidden != 0)
         mail_effect_unhide (target, content_id, hidden, FALSE);
-      rename_message (staged, target, area, name, replaces_uid, NULL, done, user_data);
+      rename_message (staged, target, area, name, replaces_uid, replaces, done, user_data);
       return;
     }
   if (staged->dropped || staged->state == MAIL_STAGED_DROPPED)
@@ -344,6 +342,8 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
           staged->change->replaces = hidden;
         }
     }
+  /* A copy that is to be made by the server has no bytes that could wait here. */
+  temporary = temporary && staged->source_name == NULL;
   staged->temporary = temporary;
   mail_journal_begin (changes->journal);
   if (staged->state == MAIL_STAGED_QUEUED && old != target)
@@ -360,6 +360,8 @@ mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, const c
   gboolean send = good && staged->state == MAIL_STAGED_LOCAL && !temporary && staged->size > 0;
   g_mutex_unlock (&changes->lock);
 
+  if (good && replaces != NULL && replaces != staged)
+    mail_staged_drop (replaces, NULL, NULL);
   if (hidden != 0)
     mail_effect_hidden (target, content_id, hidden);
   if (second != 0)

@@ -32,6 +32,7 @@ typedef struct
   guint64 next;    /* where the reader goes on if he does */
   guint64 fetched; /* how far has been asked for */
   guint64 window;  /* 0: not known to be a walk */
+  gint64 asked_at; /* when more was last asked for */
   gint64 used;
 } MailWalk;
 

@@ -238,6 +238,23 @@ bring_back (Merge *merge)
     }
 }
 
+/* What is gone and was to go needs no word any more: its UID is never given again. */
+static void
+prune_hiding (Merge *merge)
+{
+  MailMailbox *mailbox = merge->mailbox;
+  GHashTableIter iter;
+  gpointer uid;
+
+  if (mailbox->hiding == NULL)
+    return;
+  g_hash_table_iter_init (&iter, mailbox->hiding);
+  while (g_hash_table_iter_next (&iter, &uid, NULL))
+    if (!is_held (merge, GPOINTER_TO_UINT (uid))
+        && mail_mailbox_get_locked (mailbox, GPOINTER_TO_UINT (uid)) == NULL)
+      g_hash_table_iter_remove (&iter);
+}
+
 static void
 prune (Merge *merge)
 {
@@ -246,6 +263,7 @@ prune (Merge *merge)
   gpointer number;
 
   mail_pending_prune_locked (mailbox, merge->sync->number);
+  prune_hiding (merge);
   mailbox->sync_merged = merge->sync->number;
   if (mailbox->inserted == NULL)
     return;

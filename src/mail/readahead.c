@@ -120,7 +120,7 @@ ranges (const MailReadahead *readahead)
 static guint64
 grown (const MailReadahead *readahead, guint64 window, guint64 max)
 {
-  max = MIN (max, readahead->store->options.cache_size / 4);
+  max = MIN (max, readahead->store->options.cache_size / N_SCANS);
   return CLAMP (window * WINDOW_GROWTH, WINDOW_MIN, MAX (max, WINDOW_MIN));
 }
 
@@ -188,18 +188,23 @@ advance (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, gui
   return NULL;
 }
 
-/* The walk through another mailbox that goes on with this message, the first one here; or NULL. */
+/* The walk that has come to the end of another mailbox and goes on with this message, the first one
+ * here; or NULL. Where a walker is seen may be some messages behind where he is. */
 static const Scan *
-comes_from (MailReadahead *readahead, MailMailbox *mailbox, guint32 uid)
+comes_from (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, guint32 uid)
 {
   const Scan *latest = &readahead->scans[0];
-  MailMessage first;
+  MailMessage next[NEAR];
 
   for (guint i = 1; i < N_SCANS; i++)
     if (readahead->scans[i].used > latest->used)
       latest = &readahead->scans[i];
-  if (latest->run < 2 || g_get_monotonic_time () - latest->used > WALK_GAP
-      || mail_mailbox_next (mailbox, 0, &first, NULL, 1) == 0 || first.uid != uid)
+  if (latest->run < 2 || latest->content_id == content_id
+      || g_get_monotonic_time () - latest->used > WALK_GAP
+      || mail_mailbox_next (mailbox, 0, next, NULL, 1) == 0 || next[0].uid != uid)
+    return NULL;
+  g_autoptr (MailMailbox) last = mail_store_contents (readahead->store, latest->content_id);
+  if (last == NULL || mail_mailbox_next (last, latest->uid, next, NULL, NEAR) == NEAR)
     return NULL;
   return latest;
 }
@@ -238,7 +243,7 @@ begin (MailReadahead *readahead, guint32 content_id, guint32 uid, const Scan *fr
 static Scan *
 begin_here (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, guint32 uid)
 {
-  const Scan *from = comes_from (readahead, mailbox, uid);
+  const Scan *from = comes_from (readahead, mailbox, content_id, uid);
   g_autoptr (MailMailbox) last = from != NULL
                                      ? mail_store_contents (readahead->store, from->content_id)
                                      : NULL;

@@ -266,6 +266,7 @@ find_source (MailStaged *staged)
   guint32 content_id = mail_mailbox_content_id (source);
   g_mutex_lock (&changes->lock);
   staged->source_content = content_id;
+  g_clear_pointer (&staged->source, mail_mailbox_unref);
   staged->source = g_steal_pointer (&source);
   g_mutex_unlock (&changes->lock);
   return TRUE;
@@ -275,11 +276,9 @@ find_source (MailStaged *staged)
 static void
 restore_local (MailStaged *staged)
 {
-  gboolean whole = staged->source_name == NULL || find_source (staged);
-
-  if (!staged->temporary || staged->mailbox == NULL || !whole)
+  if (!staged->temporary || staged->mailbox == NULL)
     {
-      mail_staged_interrupt (staged, "the program that wrote it was interrupted");
+      mail_staged_interrupt (staged, NULL, "the program that wrote it was interrupted");
       return;
     }
   g_mutex_lock (&staged->changes->lock);

@@ -12,12 +12,12 @@
 #include <string.h>
 #include <unistd.h>
 
-static void
-rewrite_row_locked (MailStaged *staged)
+static gboolean
+rewrite_row_locked (MailStaged *staged, GError **error)
 {
   mail_journal_begin (staged->changes->journal);
   mail_staged_journal_locked (staged);
-  mail_journal_commit (staged->changes->journal, NULL);
+  return mail_journal_commit (staged->changes->journal, error);
 }
 
 /* --- made ----------------------------------------------------------------------------------------
@@ -178,9 +178,7 @@ copy_to_file_locked (MailStaged *staged, gboolean keep, GError **error)
   if (staged->fd < 0)
     staged->fd = mail_spool_open (staged->changes, staged->id, !keep, error);
   /* A row that still says "a copy" would bring back the source's bytes after a kill. */
-  if (staged->fd >= 0)
-    rewrite_row_locked (staged);
-  return staged->fd >= 0;
+  return staged->fd >= 0 && rewrite_row_locked (staged, error);
 }
 
 /* The message it became is there already: what is written now takes its place. */
@@ -210,7 +208,7 @@ done_to_replacement_locked (MailStaged *staged, gboolean keep, GError **error)
   mail_staged_stand_for_locked (staged, staged->content_id, staged->uidvalidity, staged->uid);
   staged->mtime = G_MININT64;
   staged->state = MAIL_STAGED_LOCAL;
-  rewrite_row_locked (staged);
+  rewrite_row_locked (staged, NULL);
   return TRUE;
 }
 
@@ -234,7 +232,7 @@ queued_to_writable_locked (MailStaged *staged, gboolean keep, GError **error)
       gboolean separate = !staged->dirty;
       staged->dirty = TRUE;
       if (separate)
-        rewrite_row_locked (staged);
+        rewrite_row_locked (staged, NULL);
       if (staged->fd >= 0)
         close (staged->fd);
       staged->fd = -1;
@@ -392,7 +390,7 @@ mail_staged_set_mtime (MailStaged *staged, gint64 mtime)
     {
       staged->mtime = mtime;
       if (outlives_us (staged))
-        rewrite_row_locked (staged);
+        rewrite_row_locked (staged, NULL);
     }
   g_mutex_unlock (&staged->changes->lock);
 }
@@ -417,7 +415,7 @@ mail_staged_set_flags (MailStaged *staged, guint8 flags, const char *keywords, G
   staged->keywords = g_strdup (keywords);
   staged->flags_set = TRUE;
   if (outlives_us (staged))
-    rewrite_row_locked (staged);
+    rewrite_row_locked (staged, NULL);
   g_mutex_unlock (&changes->lock);
   g_autoptr (MailMailbox) mailbox = done_content != 0
                                         ? mail_store_contents (changes->store, done_content)
@@ -443,8 +441,10 @@ mail_staged_copy_from (MailStaged *staged, MailMailbox *source, guint32 uid, GEr
       return FALSE;
     }
   g_mutex_lock (&changes->lock);
-  if (staged->state != MAIL_STAGED_LOCAL || staged->size > 0 || staged->source != NULL)
-    g_set_error (error, MAIL_ERROR, MAIL_ERROR_INVALID, "the file is not empty");
+  /* What waits for its name must have bytes of its own: the message may go meanwhile. */
+  if (staged->state != MAIL_STAGED_LOCAL || staged->size > 0 || staged->source != NULL
+      || staged->temporary)
+    g_set_error (error, MAIL_ERROR, MAIL_ERROR_INVALID, "the file is not empty, or temporary");
   else
     {
       if (staged->fd >= 0)
@@ -467,8 +467,6 @@ mail_staged_copy_from (MailStaged *staged, MailMailbox *source, guint32 uid, GEr
         }
       staged->dirty = staged->written = TRUE;
       good = TRUE;
-      if (outlives_us (staged))
-        rewrite_row_locked (staged);
     }
   g_mutex_unlock (&changes->lock);
   return good;

@@ -289,12 +289,67 @@ mail_staged_discard_locked (MailStaged *staged, MailStagedState state)
                        GUINT_TO_POINTER (staged->id)); /* may be the last reference */
 }
 
+/* What is to be told once the lock is released. */
+typedef struct
+{
+  MailMailbox *mailbox; /* a reference, or NULL */
+  guint32 hidden_content, hidden;
+} Failing;
+
+/* keep: what was written to it, as FAILED; else it goes. */
+static Failing
+fail_locked (MailStaged *staged, const char *reason, gboolean keep)
+{
+  MailChanges *changes = staged->changes;
+  Failing failing = { 0 };
+
+  mail_staged_list_locked (staged, FALSE);
+  if (staged->mailbox != NULL)
+    failing.mailbox = mail_mailbox_ref (staged->mailbox);
+  if (!staged->in_place && !staged->retired && staged->replaces_uid != 0)
+    {
+      failing.hidden_content = staged->replaces_content;
+      failing.hidden = staged->replaces_uid;
+    }
+  mail_staged_stand_for_locked (staged, 0, 0, 0);
+  staged->change = NULL;
+  if (!keep)
+    {
+      mail_staged_discard_locked (staged, MAIL_STAGED_DROPPED);
+      return failing;
+    }
+  staged->state = MAIL_STAGED_FAILED;
+  g_free (staged->error);
+  staged->error = mail_log_escape (reason, -1, 500);
+  if (staged->fd >= 0)
+    close (staged->fd);
+  staged->fd = -1;
+  mail_journal_begin (changes->journal);
+  mail_staged_journal_locked (staged);
+  mail_journal_commit (changes->journal, NULL);
+  mail_log_warning ("\"%s\" is not on the server and stays in .mailfs/failed: %s",
+                    staged->name != NULL ? staged->name : "a file", staged->error);
+  return failing;
+}
+
+static void
+tell_failed (MailStaged *staged, const Failing *failing, const char *reason)
+{
+  g_autoptr (GError) error = g_error_new (MAIL_ERROR, MAIL_ERROR_FAILED, "%s", reason);
+
+  mail_effect_show_again (staged->changes->store, failing->hidden_content, failing->hidden);
+  if (failing->mailbox != NULL)
+    {
+      mail_effect_directory (failing->mailbox);
+      mail_mailbox_unref (failing->mailbox);
+    }
+  mail_staged_no_next (staged, error);
+}
+
 void
 mail_staged_fail (MailStaged *staged, const char *reason)
 {
   MailChanges *changes = staged->changes;
-  g_autoptr (MailMailbox) mailbox = NULL;
-  guint32 hidden_content = 0, hidden = 0;
 
   g_mutex_lock (&changes->lock);
   if (staged->state == MAIL_STAGED_DROPPED)
@@ -302,58 +357,30 @@ mail_staged_fail (MailStaged *staged, const char *reason)
       g_mutex_unlock (&changes->lock); /* the user was faster */
       return;
     }
-  mail_staged_list_locked (staged, FALSE);
-  if (staged->mailbox != NULL)
-    mailbox = mail_mailbox_ref (staged->mailbox);
-  if (!staged->in_place && !staged->retired && staged->replaces_uid != 0)
-    {
-      hidden_content = staged->replaces_content;
-      hidden = staged->replaces_uid;
-    }
-  mail_staged_stand_for_locked (staged, 0, 0, 0);
-  staged->change = NULL;
   /* A copy on the server holds nothing of the user's: its source is where it was. */
-  if (staged->placeholder || staged->dropped || !staged->has_spool)
-    mail_staged_discard_locked (staged, MAIL_STAGED_DROPPED);
-  else
-    {
-      staged->state = MAIL_STAGED_FAILED;
-      g_free (staged->error);
-      staged->error = mail_log_escape (reason, -1, 500);
-      if (staged->fd >= 0)
-        close (staged->fd);
-      staged->fd = -1;
-      mail_journal_begin (changes->journal);
-      mail_staged_journal_locked (staged);
-      mail_journal_commit (changes->journal, NULL);
-      mail_log_warning ("\"%s\" is not on the server and stays in .mailfs/failed: %s",
-                        staged->name != NULL ? staged->name : "a file", staged->error);
-    }
+  Failing failing = fail_locked (staged, reason,
+                                 !staged->placeholder && !staged->dropped && staged->has_spool);
   g_mutex_unlock (&changes->lock);
-  mail_effect_show_again (changes->store, hidden_content, hidden);
-  if (mailbox != NULL)
-    mail_effect_directory (mailbox);
-
-  g_autoptr (GError) error = g_error_new (MAIL_ERROR, MAIL_ERROR_FAILED, "%s", reason);
-  mail_staged_no_next (staged, error);
+  tell_failed (staged, &failing, reason);
 }
 
 void
-mail_staged_interrupt (MailStaged *staged, const char *reason)
+mail_staged_interrupt (MailStaged *staged, const MailMailbox *where, const char *reason)
 {
   MailChanges *changes = staged->changes;
 
   g_mutex_lock (&changes->lock);
-  gboolean empty = staged->size == 0 || staged->source_name != NULL;
-  guint32 hidden = staged->in_place || staged->retired ? 0 : staged->replaces_uid;
-  guint32 content_id = staged->replaces_content;
-  if (empty)
-    mail_staged_discard_locked (staged, MAIL_STAGED_DROPPED);
+  if (staged->state != MAIL_STAGED_LOCAL
+      || (where != NULL && (staged->mailbox != where || !staged->temporary)))
+    {
+      g_mutex_unlock (&changes->lock);
+      return;
+    }
+  /* A write that is under way has made it dirty. */
+  gboolean empty = staged->source_name != NULL || (staged->size == 0 && !staged->dirty);
+  Failing failing = fail_locked (staged, reason, !empty);
   g_mutex_unlock (&changes->lock);
-  if (empty)
-    mail_effect_show_again (changes->store, content_id, hidden);
-  else
-    mail_staged_fail (staged, reason);
+  tell_failed (staged, &failing, reason);
 }
 
 void
@@ -687,12 +714,15 @@ mail_stage_mailboxes_gone (MailChanges *changes)
   for (guint i = 0; i < all->len; i++)
     {
       MailStaged *staged = all->pdata[i];
-      g_autoptr (MailMailbox) mailbox = mail_staged_mailbox (staged);
 
       g_mutex_lock (&changes->lock);
-      gboolean waits = staged->state == MAIL_STAGED_LOCAL && staged->temporary;
+      g_autoptr (MailMailbox) where = staged->mailbox != NULL ? mail_mailbox_ref (staged->mailbox)
+                                                              : NULL;
       g_mutex_unlock (&changes->lock);
-      if (waits && mailbox == NULL)
-        mail_staged_interrupt (staged, "its mailbox no longer exists");
+      g_rw_lock_reader_lock (&changes->store->tree_lock);
+      gboolean gone = where != NULL && !where->in_tree;
+      g_rw_lock_reader_unlock (&changes->store->tree_lock);
+      if (gone)
+        mail_staged_interrupt (staged, where, "its mailbox no longer exists");
     }
 }

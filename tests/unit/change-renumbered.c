@@ -366,7 +366,7 @@ test_source (void)
 {
   Harness *harness = start (0);
   g_autoptr (MailMailbox) inbox = get_mailbox (harness, "INBOX");
-  g_autoptr (MailStaged) staged = mail_stage_create (harness->store, inbox, 0, ".x", TRUE, NULL);
+  g_autoptr (MailStaged) staged = mail_stage_create (harness->store, inbox, 0, "copy", FALSE, NULL);
   char buffer[256];
   guint32 uid = 0;
 

@@ -52,6 +52,7 @@ open_mailbox (Harness *harness, const char *name)
 
   g_assert_nonnull (mailbox);
   look (harness, mailbox);
+  mail_index_flush (harness->store->index); /* so that it is known after a kill, too */
   return mailbox;
 }
 

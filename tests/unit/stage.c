@@ -955,7 +955,7 @@ test_accounts (Fixture *f, gconstpointer data)
 static MailStaged *
 copy_message (Fixture *f, const char *text, gboolean fetched)
 {
-  MailStaged *staged = create (f, f->archive, 0, ".copy", TRUE);
+  MailStaged *staged = create (f, f->archive, 0, "copy", FALSE);
   g_autoptr (GError) error = NULL;
 
   guint32 uid = model_deliver (f->harness->server, "INBOX", text, MAIL_FLAG_SEEN, DATE)->uid;
@@ -1017,7 +1017,7 @@ test_copy (Fixture *f, gconstpointer data)
   g_assert_cmpmem (model->data, model->len, expected, strlen (expected));
   g_assert_null (mail_staged_message (staged, &uid));
   mail_staged_drop (staged, NULL, NULL);
-  assert_gone (f, staged, f->archive, ".copy");
+  assert_gone (f, staged, f->archive, "copy");
   g_assert_cmpuint (f->changes->spool_bytes, ==, f->others);
 }
 
@@ -1051,7 +1051,7 @@ test_copy_written_over (Fixture *f, gconstpointer fetched)
   Told renamed = { 0 }, done = { 0 };
 
   mail_staged_set_mtime (staged, DATE + 1);
-  mail_staged_rename (staged, f->archive, 0, "copy", FALSE, 0, NULL, told, &renamed);
+  mail_staged_rename (staged, f->archive, 0, "renamed", FALSE, 0, NULL, told, &renamed);
   g_assert_cmpint (info_of (staged).state, ==, MAIL_STAGED_QUEUED);
   g_assert_true (mail_staged_truncate (staged, 0, NULL));
   put (staged, 0, text);
@@ -1069,7 +1069,22 @@ test_copy_written_over (Fixture *f, gconstpointer fetched)
   g_assert_cmpmem (bytes, length, text, strlen (text));
 }
 
-/* A temporary file outlives the daemon, with what it was told to be. */
+/* It has no bytes that could wait: whatever it is renamed to, it is sent. */
+static void
+test_copy_renamed (Fixture *f, gconstpointer data)
+{
+  g_autoptr (MailStaged) staged = copy_message (f, copied, FALSE);
+  Told renamed = { 0 }, removed = { 0 };
+
+  mail_staged_rename (staged, f->archive, 0, ".copy", TRUE, 0, NULL, told, &renamed);
+  mail_change_remove (f->harness->store, f->inbox, 1, told, &removed);
+  wait_good (f->harness, &renamed);
+  wait_good (f->harness, &removed);
+  g_assert_cmpuint (model_count_in (f->harness->server, "Archive", "Subject: copied"), ==, 1);
+  g_assert_cmpuint (mail_mailbox_uid_of_name (f->archive, ".copy"), ==, 1);
+}
+
+/* Its writer never came to its end, and it has nothing that is not in its source. */
 static void
 test_copy_killed (Fixture *f, gconstpointer data)
 {
@@ -1077,25 +1092,12 @@ test_copy_killed (Fixture *f, gconstpointer data)
 
   g_clear_pointer (&staged, mail_staged_unref);
   kill_and_open (f);
-  staged = lookup (f, f->archive, 0, ".copy");
-  g_assert_nonnull (staged);
-  g_assert_cmpuint (info_of (staged).size, ==, strlen (copied));
-}
-
-/* It never had bytes of its own: nothing comes back, and nothing is said to have failed. */
-static void
-test_copy_source_gone (Fixture *f, gconstpointer data)
-{
-  g_autoptr (MailStaged) staged = copy_message (f, copied, FALSE);
-
-  g_clear_pointer (&staged, mail_staged_unref);
-  model_mailbox (f->harness->server, "INBOX")->uidvalidity++;
-  look (f->harness, f->inbox);
-  kill_and_open (f);
-  g_assert_null (lookup (f, f->archive, 0, ".copy"));
+  g_assert_null (lookup (f, f->archive, 0, "copy"));
   g_assert_null (mail_stage_next_failed (f->harness->store, 0));
+  g_assert_cmpuint (n_in_spool (f), ==, 0);
 }
 
+/* A temporary file outlives the daemon, with what it was told to be. */
 static void
 test_dated_killed (Fixture *f, gconstpointer data)
 {
@@ -1119,12 +1121,18 @@ test_rename_dropped (Fixture *f, gconstpointer data)
   g_autoptr (MailStaged) staged = create (f, f->inbox, 0, ".t", TRUE);
   Told done = { 0 };
 
+  g_autoptr (MailStaged) over = create (f, f->archive, 0, ".u", TRUE);
+  put (over, 0, "x");
   put (staged, 0, copied);
   mail_staged_drop (staged, NULL, NULL);
-  mail_staged_rename (staged, f->archive, 0, ".u", TRUE, 0, NULL, told, &done);
+  mail_staged_rename (staged, f->archive, 0, ".u", TRUE, 0, over, told, &done);
   wait_told (f->harness, &done);
+  g_assert_nonnull (done.error);
   told_clear (&done);
-  assert_gone (f, staged, f->archive, ".u");
+  g_autoptr (MailStaged) there = lookup (f, f->archive, 0, ".u");
+  g_assert_true (there == over);
+  g_assert_cmpuint (info_of (over).size, ==, 1);
+  g_assert_cmpint (info_of (staged).state, ==, MAIL_STAGED_DROPPED);
 }
 
 /* --- what is sent --------------------------------------------------------------------------------
@@ -1427,7 +1435,7 @@ main (int argc, char **argv)
   g_test_add ("/stage/copy/written-over", Fixture, NULL, set_up, test_copy_written_over, tear_down);
   g_test_add ("/stage/copy/written-over-fetched", Fixture, "", set_up, test_copy_written_over,
               tear_down);
-  ADD ("/stage/copy-killed-source-gone", 0, test_copy_source_gone);
+  ADD ("/stage/copy-renamed", 0, test_copy_renamed);
   ADD ("/stage/dated-killed", 0, test_dated_killed);
   ADD ("/stage/rename-dropped", 0, test_rename_dropped);
   return g_test_run ();
