@@ -37,15 +37,15 @@ has_move (const MailBatch *batch)
 /* Where a message is that some reader still knows by its old place. */
 typedef struct
 {
-  guint32 content_id, uid;
+  guint32 content_id, uidvalidity, uid;
 } Moved;
 
 static void
 remember_move (MailChanges *changes, guint32 content_id, guint32 uid, guint32 new_content,
-               guint32 new_uid)
+               guint32 new_uidvalidity, guint32 new_uid)
 {
   guint64 key = mail_staged_key (content_id, uid);
-  Moved moved = { new_content, new_uid };
+  Moved moved = { new_content, new_uidvalidity, new_uid };
 
   g_mutex_lock (&changes->lock);
   if (g_hash_table_size (changes->moved) >= MAIL_MOVED_MAX)
@@ -59,17 +59,21 @@ MailMailbox *
 mail_changes_moved (MailStore *store, guint32 content_id, guint32 *uid)
 {
   guint64 key = mail_staged_key (content_id, *uid);
-  guint32 new_content = 0;
+  guint32 new_content = 0, uidvalidity = 0;
 
   g_mutex_lock (&store->changes->lock);
   const Moved *moved = g_hash_table_lookup (store->changes->moved, &key);
   if (moved != NULL)
     {
       new_content = moved->content_id;
+      uidvalidity = moved->uidvalidity;
       *uid = moved->uid;
     }
   g_mutex_unlock (&store->changes->lock);
-  return new_content != 0 ? mail_store_contents (store, new_content) : NULL;
+  g_autoptr (MailMailbox) mailbox = new_content != 0 ? mail_store_contents (store, new_content)
+                                                     : NULL;
+  guint32 known = mailbox != NULL ? mail_effect_uidvalidity (mailbox) : 0;
+  return known == 0 || known == uidvalidity ? g_steal_pointer (&mailbox) : NULL;
 }
 
 /* FALSE: what has these UIDs here by now are other messages. */
@@ -97,17 +101,14 @@ arrive (MailBatch *batch, MailChange *change, gboolean copy, guint32 uidvalidity
   g_autoptr (MailStaged) staged = change->staged != NULL ? mail_staged_ref (change->staged) : NULL;
   guint32 new_content = mail_mailbox_content_id (target);
   guint32 known = mail_effect_uidvalidity (target);
-  /* It was never listed, or was made for this. Bytes go along only where it is surely the same. */
-  if (!change->alike && (known == uidvalidity || known == 0))
-    {
-      if (copy)
-        mail_cache_copy (store->cache, change->content_id, change->uid, new_content, uid);
-      else
-        {
-          mail_cache_move (store->cache, change->content_id, change->uid, new_content, uid);
-          remember_move (batch->changes, change->content_id, change->uid, new_content, uid);
-        }
-    }
+  /* Bytes go along only where it is surely the same: a mailbox that was never listed may be
+   * numbered anew by then. */
+  if (!change->alike && known == uidvalidity && copy)
+    mail_cache_copy (store->cache, change->content_id, change->uid, new_content, uid);
+  else if (!change->alike && known == uidvalidity)
+    mail_cache_move (store->cache, change->content_id, change->uid, new_content, uid);
+  if (!change->alike && !copy && (known == uidvalidity || known == 0))
+    remember_move (batch->changes, change->content_id, change->uid, new_content, uidvalidity, uid);
   message.uid = uid;
   message.modseq = 0;
   message.local &= MAIL_LOCAL_EXACT;

@@ -58,14 +58,14 @@ deliver (Harness *harness, const char *mailbox, const char *token)
 {
   g_autofree char *text = message_text (token);
 
-  model_deliver (harness->server, mailbox, text, 0, DATE);
+  model_deliver (harness->server, mailbox, text, 0, DATE + (gint64)strlen (token));
 }
 
 /* Listed, and in a burst: what is asked for next is acknowledged at once. */
 static Harness *
 start (guint without)
 {
-  static const char *const tokens[] = { "first", "mine", "third", "warm" };
+  static const char *const tokens[] = { "one", "mine", "third", "warm" };
   Harness *harness = harness_new (ALL_CAPS & ~without);
   Told warm = { 0 };
 
@@ -113,7 +113,7 @@ change (Harness *harness, Kind kind, Told *done)
       g_assert_no_error (error);
       g_assert_true (mail_staged_copy_from (staged, inbox, 2, NULL));
       if (kind == COPY_DATED)
-        mail_staged_set_mtime (staged, DATE + 1);
+        mail_staged_set_mtime (staged, DATE + 99);
       mail_staged_commit (staged, FALSE, told, done);
       break;
     case APPEND:
@@ -211,6 +211,7 @@ check_shown (Harness *harness, const char *name)
       g_autofree char *text = read_message (harness, mailbox, messages[i].uid);
       g_assert_cmpmem (text, strlen (text), bytes, length);
       g_assert_cmpuint (messages[i].flags, ==, message->flags);
+      g_assert_cmpint (messages[i].internaldate, ==, message->date);
     }
 }
 
@@ -221,7 +222,7 @@ check (Harness *harness, Kind kind)
   gboolean writes = kind == APPEND || kind == REPLACE || kind == RENAME_OVER;
   guint mine = n_everywhere (harness, "mine"), over = n_everywhere (harness, "over");
 
-  check_untouched (harness, "INBOX", "first");
+  check_untouched (harness, "INBOX", "one");
   check_untouched (harness, "INBOX", "third");
   check_untouched (harness, "Archive", "other");
   g_assert_cmpuint (n_alive (harness, "INBOX", "warm"), ==, 1);
@@ -241,7 +242,7 @@ check (Harness *harness, Kind kind)
 /* --- at any moment -------------------------------------------------------------------------------
  */
 
-/* The second one of INBOX is "first" now, and that of Archive "other". */
+/* The second one of INBOX is "one" now, and that of Archive "other". */
 static void
 renumber (Harness *harness, guint which)
 {
@@ -284,6 +285,7 @@ test_moments (gconstpointer data)
           g_usleep (300);
       if (row->killed)
         {
+          mail_index_flush (harness->store->index); /* the listings are known there */
           Harness *killed = harness_clone (harness);
 
           g_array_set_size (harness->server->faults, 0);
@@ -357,6 +359,35 @@ test_waiting (gconstpointer data)
   harness_free (harness);
 }
 
+/* Sent, and perhaps done: nothing has that UID any more, which does not mean that it was removed.
+ */
+static void
+test_no_such_uid (void)
+{
+  Harness *harness = start (0);
+  guint n_commands = harness->server->n_commands;
+  Told done = { 0 }, drained = { 0 };
+
+  model_fault (harness->server, MODEL_LOST_BEFORE);
+  change (harness, REMOVE, &done);
+  while (harness->server->n_commands == n_commands)
+    if (!turn_once (harness))
+      g_usleep (200);
+  model_renumber (harness->server, model_mailbox (harness->server, "INBOX"), 10, FALSE, 0);
+  do
+    {
+      told_clear (&drained);
+      mail_store_drain (harness->store, NULL, told, &drained);
+      wait_told (harness, &drained);
+    }
+  while (n_pending (harness) > 0);
+  g_assert_error (drained.error, MAIL_ERROR, MAIL_ERROR_STALE);
+  told_clear (&drained);
+  told_clear (&done);
+  check (harness, REMOVE);
+  harness_free (harness);
+}
+
 /* --- what readers and writers of a file see ------------------------------------------------------
  */
 
@@ -382,6 +413,64 @@ test_source (void)
   g_clear_pointer (&inbox, mail_mailbox_unref);
   g_clear_pointer (&source, mail_mailbox_unref);
   g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+}
+
+static const MailBackendOps *real_ops;
+static MailCopyFunc copied;
+static gpointer copied_data;
+static guint32 copied_uidvalidity;
+static MailUidPair copied_pair;
+
+static void
+hold_answer (guint32 uidvalidity, const MailUidPair *pairs, guint n_pairs, const GError *error,
+             gpointer data)
+{
+  g_assert_no_error (error);
+  g_assert_cmpuint (n_pairs, ==, 1);
+  copied_uidvalidity = uidvalidity;
+  copied_pair = pairs[0];
+}
+
+static void
+copy_slowly (MailBackend *self, const char *mailbox, guint32 uidvalidity, const MailUidRange *uids,
+             guint n_uids, const char *target, MailCopyFunc done, gpointer user_data)
+{
+  self->ops = real_ops;
+  copied = done;
+  copied_data = user_data;
+  real_ops->copy (self, mailbox, uidvalidity, uids, n_uids, target, hold_answer, NULL);
+}
+
+/* When the answer comes its source is listed under other numbers: what has its UID there says
+ * nothing of the copy. */
+static void
+test_answered_late (void)
+{
+  Harness *harness = start (0);
+  MailBackend *backend = harness->store->backend;
+  g_autoptr (MailMailbox) inbox = get_mailbox (harness, "INBOX");
+  MailBackendOps ops = *backend->ops;
+  Told done = { 0 };
+
+  real_ops = backend->ops;
+  ops.copy = copy_slowly;
+  backend->ops = &ops;
+  change (harness, COPY, &done);
+  copied_uidvalidity = 0;
+  while (copied_uidvalidity == 0)
+    if (!turn_once (harness))
+      g_usleep (200);
+  renumber (harness, 1);
+  look (harness, inbox);
+  g_autofree char *text = read_message (harness, inbox, 2); /* and now its size is certain */
+  g_assert_nonnull (strstr (text, "text of one"));
+  copied (copied_uidvalidity, &copied_pair, 1, NULL, copied_data);
+  settle (harness);
+  told_clear (&done);
+  check (harness, COPY);
+  g_assert_cmpuint (n_alive (harness, "Archive", "mine"), ==, 1);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
   harness_free (harness);
 }
 
@@ -422,6 +511,8 @@ main (int argc, char **argv)
   mail_log_init (MAIL_LOG_ERROR, FALSE);
   g_test_add_func ("/renumbered/source", test_source);
   g_test_add_func ("/renumbered/unseen", test_unseen);
+  g_test_add_func ("/renumbered/no-such-uid", test_no_such_uid);
+  g_test_add_func ("/renumbered/answered-late", test_answered_late);
   for (guint kind = 0; kind < N_KINDS; kind++)
     {
       g_autofree char *told_path = g_strconcat ("/renumbered/told/", kinds[kind], NULL);
