@@ -474,6 +474,29 @@ test_answered_late (void)
   harness_free (harness);
 }
 
+/* What an earlier run cached of a mailbox that the index does not know: nobody knows what it is of.
+ */
+static void
+test_first_listing (void)
+{
+  Harness *harness = start (0);
+  g_autoptr (MailMailbox) other = get_mailbox (harness, "Bin");
+  static const char foreign[] = "Subject: foreign\r\n\r\nof another numbering\r\n";
+
+  const ModelMessage *message = model_deliver (harness->server, "Bin",
+                                               "Subject: own\r\n\r\nown\r\n", 0, DATE);
+  g_autoptr (MailCacheFile) file = mail_cache_get (
+      harness->store->cache, mail_mailbox_content_id (other), message->uid, 0);
+  g_assert_true (
+      mail_cache_file_write_whole (file, (const guint8 *)foreign, strlen (foreign), NULL));
+  g_clear_pointer (&file, mail_cache_file_unref);
+  look (harness, other);
+  g_autofree char *text = read_message (harness, other, message->uid);
+  g_assert_cmpstr (text, ==, "Subject: own\r\n\r\nown\r\n");
+  g_clear_pointer (&other, mail_mailbox_unref);
+  harness_free (harness);
+}
+
 /* The server has put it into a mailbox that we know by other numbers: whoever has it open does not
  * hold what has that UID here. */
 static void
@@ -511,6 +534,7 @@ main (int argc, char **argv)
   mail_log_init (MAIL_LOG_ERROR, FALSE);
   g_test_add_func ("/renumbered/source", test_source);
   g_test_add_func ("/renumbered/unseen", test_unseen);
+  g_test_add_func ("/renumbered/first-listing", test_first_listing);
   g_test_add_func ("/renumbered/no-such-uid", test_no_such_uid);
   g_test_add_func ("/renumbered/answered-late", test_answered_late);
   for (guint kind = 0; kind < N_KINDS; kind++)
