@@ -61,7 +61,7 @@ typedef struct
   gint64 asked_at; /* when more was last asked for */
   guint n_chosen;
   guint32 named, named_half;  /* of what is in the cache, the last one that the kernel is to have */
-  guint32 near_from, near_to; /* he may be reading these just now */
+  guint32 near_from, near_to; /* he may be reading these just now; near_from: as of this uid */
   gint step;                  /* from mailbox to mailbox: where the next one is, 0: nowhere */
   gint64 used;
 } Scan;
@@ -223,7 +223,9 @@ static Scan *
 begin (MailReadahead *readahead, guint32 content_id, guint32 uid, const Scan *from)
 {
   Scan *oldest = &readahead->scans[0];
-  Scan scan = { .content_id = content_id, .uid = uid, .ahead = uid, .run = 1 };
+  Scan scan = {
+    .content_id = content_id, .uid = uid, .ahead = uid, .run = 1, .near_from = G_MAXUINT32
+  };
 
   if (from != NULL)
     {
