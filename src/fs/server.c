@@ -207,6 +207,8 @@ serve_until_silent (FsServer *server)
 
   while (!is_silent (server))
     {
+      /* Of a session that was told to exit the request would be read and thrown away. */
+      fuse_session_reset (server->session);
       int n = poll (&fd, 1, 10) > 0 ? fuse_session_receive_buf (server->session, &buffer) : -EAGAIN;
 
       if (n > 0)
@@ -222,8 +224,10 @@ fs_server_leave (FsServer *server)
 {
   if (!server->mounted)
     return;
-  fs_ops_leave (server);
+  /* Not the other way round: when a parked request is answered its directory is free, and the next
+   * one there may meet a name that is being dropped. */
   fs_notify_stop (server->notify);
+  fs_ops_leave (server);
   serve_until_silent (server);
 }
 
