@@ -61,13 +61,12 @@ undo (MailChange *change, const GError *error)
   /* It may have been refused because it is not as we think. */
   g_mutex_lock (&mailbox->lock);
   mailbox->tried_at = mailbox->synced_at = 0;
+  if (change->kind == MAIL_CHANGE_FLAGS)
+    mail_pending_answer_locked (mailbox, change->uid, change->id, FALSE);
   g_mutex_unlock (&mailbox->lock);
   switch (change->kind)
     {
     case MAIL_CHANGE_FLAGS:
-      g_mutex_lock (&mailbox->lock);
-      mail_pending_answer_locked (mailbox, change->uid, change->id, FALSE);
-      g_mutex_unlock (&mailbox->lock);
       mail_effect_flags (mailbox, change->content_id, change->uid);
       break;
     case MAIL_CHANGE_REMOVE:

@@ -393,45 +393,42 @@ mail_mailbox_child (MailMailbox *mailbox, const char *leaf)
   return child;
 }
 
-MailMailbox *
-mail_mailbox_next_child (MailMailbox *mailbox, guint32 id)
+guint
+mail_mailbox_child_place_unlocked (const MailMailbox *parent, guint32 id)
 {
-  MailMailbox *child = NULL;
-
-  g_rw_lock_reader_lock (&mailbox->store->tree_lock);
-  guint low = 0, high = mailbox->children->len;
-  while (low < high)
-    {
-      guint middle = low + (high - low) / 2;
-
-      if (((MailMailbox *)mailbox->children->pdata[middle])->id <= id)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-  if (low < mailbox->children->len)
-    child = mail_mailbox_ref (mailbox->children->pdata[low]);
-  g_rw_lock_reader_unlock (&mailbox->store->tree_lock);
-  return child;
-}
-
-/* Where among its siblings; the tree's lock is held. */
-static guint
-place_of (const MailMailbox *mailbox)
-{
-  const GPtrArray *siblings = mailbox->parent->children;
-  guint low = 0, high = siblings->len;
+  guint low = 0, high = parent->children->len;
 
   while (low < high)
     {
       guint middle = low + (high - low) / 2;
 
-      if (((MailMailbox *)siblings->pdata[middle])->id < mailbox->id)
+      if (((MailMailbox *)parent->children->pdata[middle])->id < id)
         low = middle + 1;
       else
         high = middle;
     }
   return low;
+}
+
+MailMailbox *
+mail_mailbox_next_child (MailMailbox *mailbox, guint32 id)
+{
+  MailMailbox *child = NULL;
+
+  if (id == G_MAXUINT32)
+    return NULL;
+  g_rw_lock_reader_lock (&mailbox->store->tree_lock);
+  guint place = mail_mailbox_child_place_unlocked (mailbox, id + 1);
+  if (place < mailbox->children->len)
+    child = mail_mailbox_ref (mailbox->children->pdata[place]);
+  g_rw_lock_reader_unlock (&mailbox->store->tree_lock);
+  return child;
+}
+
+static gint64
+place_of (const MailMailbox *mailbox)
+{
+  return mail_mailbox_child_place_unlocked (mailbox->parent, mailbox->id);
 }
 
 MailMailbox *
@@ -442,7 +439,7 @@ mail_mailbox_sibling (MailMailbox *mailbox, gint step)
   g_rw_lock_reader_lock (&mailbox->store->tree_lock);
   if (mailbox->parent != NULL)
     {
-      gint64 place = (gint64)place_of (mailbox) + step;
+      gint64 place = place_of (mailbox) + step;
 
       if (place >= 0 && place < mailbox->parent->children->len)
         sibling = mail_mailbox_ref (mailbox->parent->children->pdata[place]);
@@ -458,7 +455,7 @@ mail_mailbox_step (MailMailbox *from, MailMailbox *to)
 
   g_rw_lock_reader_lock (&from->store->tree_lock);
   if (from->parent != NULL && from->parent == to->parent)
-    step = (gint64)place_of (to) - place_of (from);
+    step = place_of (to) - place_of (from);
   g_rw_lock_reader_unlock (&from->store->tree_lock);
   return step == 1 || step == -1 ? (gint)step : 0;
 }

@@ -535,9 +535,7 @@ merge_locked (Merge *merge, const MailSyncResult *result)
   guint64 modseq = mailbox->status.highestmodseq;
 
   merge->silent = first && !mailbox->loaded;
-  if (first) /* a run that was killed before the index knew of it may have left bytes */
-    mail_cache_drop_contents (mailbox->store->cache, mailbox->content_id);
-  else if (mailbox->status.uidvalidity != sync->uidvalidity)
+  if (!first && mailbox->status.uidvalidity != sync->uidvalidity)
     replace_contents (merge);
   if (mailbox->messages == NULL)
     mailbox->messages = g_array_new (FALSE, FALSE, sizeof (MailMessage));

@@ -14,7 +14,6 @@
 #define WINDOW_GROWTH 4u
 #define WINDOW_MAX (1024 * (guint64)MAIL_BLOCK_SIZE) /* 64 MiB */
 #define WINDOW_PARTS 4u /* when one of so many is used up, as much is asked for anew */
-#define PART_LASTS (750 * G_TIME_SPAN_MILLISECOND)  /* then the window is large enough */
 #define PREFIX_MAX (2 * (guint64)MAIL_BLOCK_SIZE)   /* what the kernel reads ahead at most */
 #define PREFIX_WORTH (8 * (guint64)MAIL_BLOCK_SIZE) /* a smaller message comes whole */
 #define CHUNK_MAX (80 * (guint64)MAIL_BLOCK_SIZE)   /* of a command that fetches ahead: 5 MiB */
@@ -59,7 +58,6 @@ walk_on (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, MailPen
   MailWalk *walk = find_walk (fetches, pending->key);
   gboolean near = walk->used != 0 && offset + NEAR >= walk->next && offset <= walk->next + NEAR;
 
-  gint64 since = g_get_monotonic_time () - walk->asked_at;
   walk->used = g_get_monotonic_time ();
   /* A second look at the same place, or a read that was overtaken by the next one. */
   if (near && end <= walk->next)
@@ -76,18 +74,20 @@ walk_on (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, MailPen
     walk->window = WINDOW_MIN;
   else if (walk->fetched - walk->next > walk->window - walk->window / WINDOW_PARTS)
     return;
-  else if (since < PART_LASTS)
+  else if (walk->used - walk->asked_at < MAIL_PART_LASTS)
     walk->window = MIN (walk->window * WINDOW_GROWTH, window_max (fetches->store));
   if (walk->fetched >= size)
     return;
   walk->asked_at = walk->used;
   guint64 to = walk->next + walk->window >= size ? size + 1 : walk->next + walk->window;
   /* In pieces, since others may have to wait behind one. */
-  for (guint64 end_of_piece; walk->fetched < to; walk->fetched = end_of_piece)
+  while (walk->fetched < to)
     {
-      end_of_piece = MIN (to, walk->fetched + WINDOW_MAX / WINDOW_PARTS);
-      mail_fetch_absent (fetches, mailbox, content_id, pending, walk->fetched, end_of_piece,
+      guint64 stop = MIN (to, walk->fetched + WINDOW_MAX / WINDOW_PARTS);
+
+      mail_fetch_absent (fetches, mailbox, content_id, pending, walk->fetched, stop,
                          MAIL_PRIORITY_BULK, requests);
+      walk->fetched = stop;
     }
 }
 

@@ -29,8 +29,7 @@
 #define LOOK_MAX 2048u /* messages looked at for one request */
 #define WINDOW_MIN (1024 * G_GUINT64_CONSTANT (1024))
 #define WINDOW_MAX (64 * G_GUINT64_CONSTANT (1024) * 1024)
-#define WINDOW_PARTS 8u /* when one of so many is used up, as much is asked for anew */
-#define PART_LASTS (750 * G_TIME_SPAN_MILLISECOND) /* then the window is large enough */
+#define WINDOW_PARTS 8u   /* when one of so many is used up, as much is asked for anew */
 #define MESSAGE_COST 4096 /* of any message, however small: a file in the cache */
 #define WINDOW_GROWTH 16u /* a scan of thousands should not spend its first second growing */
 #define HEAD_MAX (32 * G_GUINT64_CONSTANT (1024)) /* who reads no further wants only the start */
@@ -189,9 +188,11 @@ advance (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, gui
 }
 
 /* The walk that has come to the end of another mailbox and goes on with this message, the first one
- * here; or NULL. Where a walker is seen may be some messages behind where he is. */
+ * here; or NULL. step_out: the way he goes from mailbox to mailbox, 0: none that is known. Where a
+ * walker is seen may be some messages behind where he is. */
 static const Scan *
-comes_from (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, guint32 uid)
+comes_from (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, guint32 uid,
+            gint *step_out)
 {
   const Scan *latest = &readahead->scans[0];
   MailMessage next[NEAR];
@@ -206,6 +207,7 @@ comes_from (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, 
   g_autoptr (MailMailbox) last = mail_store_contents (readahead->store, latest->content_id);
   if (last == NULL || mail_mailbox_next (last, latest->uid, next, NULL, NEAR) == NEAR)
     return NULL;
+  *step_out = mail_mailbox_step (last, mailbox);
   return latest;
 }
 
@@ -220,12 +222,15 @@ find_scan (MailReadahead *readahead, guint32 content_id)
 
 /* A new one in the place of the oldest, with the manner of `from`, if there is one. */
 static Scan *
-begin (MailReadahead *readahead, guint32 content_id, guint32 uid, const Scan *from)
+begin (MailReadahead *readahead, guint32 content_id, guint32 uid, const Scan *from, gint step)
 {
   Scan *oldest = &readahead->scans[0];
-  Scan scan = {
-    .content_id = content_id, .uid = uid, .ahead = uid, .run = 1, .near_from = G_MAXUINT32
-  };
+  Scan scan = { .content_id = content_id,
+                .uid = uid,
+                .ahead = uid,
+                .run = 1,
+                .near_from = G_MAXUINT32,
+                .step = step };
 
   if (from != NULL)
     {
@@ -239,21 +244,6 @@ begin (MailReadahead *readahead, guint32 content_id, guint32 uid, const Scan *fr
       oldest = &readahead->scans[i];
   *oldest = scan;
   return oldest;
-}
-
-/* With the first read of a mailbox, or one somewhere else in it. */
-static Scan *
-begin_here (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, guint32 uid)
-{
-  const Scan *from = comes_from (readahead, mailbox, content_id, uid);
-  g_autoptr (MailMailbox) last = from != NULL
-                                     ? mail_store_contents (readahead->store, from->content_id)
-                                     : NULL;
-  gint step = last != NULL ? mail_mailbox_step (last, mailbox) : 0;
-  Scan *scan = begin (readahead, content_id, uid, from);
-
-  scan->step = step;
-  return scan;
 }
 
 /* Appends what is to be fetched next, about `budget` bytes of it. FALSE: there is no more. */
@@ -306,13 +296,13 @@ ask_free (gpointer data)
 }
 
 static Ask *
-add_ask (GPtrArray *asks, MailMailbox *mailbox, guint32 content_id)
+add_ask (GQueue *asks, MailMailbox *mailbox, guint32 content_id)
 {
   Ask *ask = g_new0 (Ask, 1);
 
   ask->mailbox = mail_mailbox_ref (mailbox);
   ask->content_id = content_id;
-  g_ptr_array_add (asks, ask);
+  g_queue_push_tail (asks, ask);
   return ask;
 }
 
@@ -337,8 +327,8 @@ send (gpointer data, gpointer fetches)
 }
 
 static void
-choose_of (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budget,
-           GPtrArray *asks, gboolean *more_out)
+choose_of (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budget, GQueue *asks,
+           gboolean *more_out)
 {
   Ask *ask = add_ask (asks, mailbox, scan->content_id);
 
@@ -350,7 +340,7 @@ choose_of (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 b
  * ones, about `budget` bytes of it. */
 static void
 look_beyond (MailReadahead *readahead, const Scan *from, MailMailbox *mailbox, guint64 budget,
-             GPtrArray *asks)
+             GQueue *asks)
 {
   g_autoptr (MailMailbox) next = mail_mailbox_ref (mailbox);
   gboolean more = FALSE;
@@ -376,9 +366,8 @@ look_beyond (MailReadahead *readahead, const Scan *from, MailMailbox *mailbox, g
       Scan *scan = find_scan (readahead, content_id);
       if (scan == NULL)
         {
-          scan = begin (readahead, content_id, 0, from);
+          scan = begin (readahead, content_id, 0, from, from->step);
           scan->window = from->window;
-          scan->step = from->step;
         }
       scan->used = MAX (scan->used, from->used - 1); /* he is not there yet */
       if (scan->ahead_bytes >= budget)
@@ -494,7 +483,7 @@ void
 mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id,
                      guint32 uid, guint64 size, guint64 offset, guint64 end, gboolean missed)
 {
-  g_autoptr (GPtrArray) asks = g_ptr_array_new_with_free_func (ask_free);
+  GQueue asks = G_QUEUE_INIT;
   g_autoptr (GArray) cached = NULL;
   const MailStoreEvents *events = &readahead->store->events;
   gboolean more = TRUE;
@@ -504,7 +493,12 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
   gboolean stray = missed && (scan == NULL || scan->run < 2);
   Roam *roaming = find_roam (readahead, content_id, stray);
   if (scan == NULL)
-    scan = begin_here (readahead, mailbox, content_id, uid);
+    {
+      gint step = 0;
+      const Scan *from = comes_from (readahead, mailbox, content_id, uid, &step);
+
+      scan = begin (readahead, content_id, uid, from, step);
+    }
   scan->size = size;
   scan->read_to = MAX (scan->read_to, MIN (end, size));
   scan->used = g_get_monotonic_time ();
@@ -514,13 +508,13 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
       && scan->ahead_bytes <= scan->window - scan->window / WINDOW_PARTS)
     {
       /* On a slow line a large window is much to have asked for in vain. */
-      if (scan->used - scan->asked_at < PART_LASTS || scan->window == 0)
+      if (scan->used - scan->asked_at < MAIL_PART_LASTS || scan->window == 0)
         scan->window = grown (readahead, scan->window, WINDOW_MAX);
       scan->asked_at = scan->used;
-      choose_of (readahead, scan, mailbox, scan->window - scan->ahead_bytes, asks, &more);
+      choose_of (readahead, scan, mailbox, scan->window - scan->ahead_bytes, &asks, &more);
       if (!more && scan->step != 0)
         look_beyond (readahead, scan, mailbox, scan->window - MIN (scan->ahead_bytes, scan->window),
-                     asks);
+                     &asks);
     }
   else if (!missed && !active && scan->run >= WALK_AFTER && uid >= scan->named_half
            && !readahead->store->options.eol_lf && events->walks_on != NULL)
@@ -530,15 +524,16 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
     }
   else if (stray && roam (readahead, roaming, uid, size))
     {
-      choose_of (readahead, &roaming->scan, mailbox, roaming->scan.window, asks, &more);
-      const GArray *parts = ((Ask *)asks->pdata[0])->parts;
+      choose_of (readahead, &roaming->scan, mailbox, roaming->scan.window, &asks, &more);
+      const GArray *parts = ((Ask *)asks.head->data)->parts;
       roaming->marker = parts->len > 0 ? g_array_index (parts, MailFetchPart, parts->len / 2).uid
                                        : 0;
     }
   if (roaming != NULL)
     note_read (roaming, uid, size);
   g_mutex_unlock (&readahead->lock);
-  g_ptr_array_foreach (asks, send, readahead->store->fetches);
+  g_queue_foreach (&asks, send, readahead->store->fetches);
+  g_queue_clear_full (&asks, ask_free);
   if (cached != NULL && cached->len > 0)
     events->walks_on (readahead->store->events_data, content_id, (const guint32 *)cached->data,
                       cached->len);

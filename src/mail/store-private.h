@@ -122,6 +122,8 @@ gint mail_compare_uint32 (gconstpointer a, gconstpointer b);
 
 /* mailbox.c; the _locked ones want mailbox->lock held */
 MailMailbox *mail_mailbox_new (MailStore *store, guint32 id, guint32 content_id);
+/* Of the first child with at least this id; the tree's lock is held. */
+guint mail_mailbox_child_place_unlocked (const MailMailbox *parent, guint32 id);
 /* Takes the tree's lock. A reference to the one so many places behind it, or NULL. */
 MailMailbox *mail_mailbox_sibling (MailMailbox *mailbox, gint step);
 /* The direction in which `to` stands beside `from`, 1 or -1; 0: it does not. */
@@ -166,6 +168,10 @@ MailMailbox *mail_changes_moved (MailStore *store, guint32 content_id, guint32 *
 void mail_pending_heard_locked (MailMailbox *mailbox, guint32 uid, guint number, guint8 *flags,
                                 guint32 *keywords);
 void mail_pending_prune_locked (MailMailbox *mailbox, guint number);
+
+/* What is asked for ahead is asked for in windows, a part at a time; a window is large enough when a
+ * part of it lasts as long (µs). */
+#define MAIL_PART_LASTS (750 * G_TIME_SPAN_MILLISECOND)
 
 /* fetch.c */
 MailFetches *mail_fetches_new (MailStore *store);

@@ -48,24 +48,6 @@ compare_ids (gconstpointer a, gconstpointer b)
   return left->id < right->id ? -1 : left->id > right->id;
 }
 
-/* Where among the parent's children this one is, or belongs. */
-static guint
-child_place (const MailMailbox *parent, const MailMailbox *child)
-{
-  guint low = 0, high = parent->children->len;
-
-  while (low < high)
-    {
-      guint middle = low + (high - low) / 2;
-
-      if (compare_ids (&parent->children->pdata[middle], &child) < 0)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-  return low;
-}
-
 static MailMailbox *
 add_child (MailMailbox *parent, guint32 id, guint32 content_id, const char *leaf, const char *text)
 {
@@ -77,7 +59,8 @@ add_child (MailMailbox *parent, guint32 id, guint32 content_id, const char *leaf
   child->parent = parent;
   child->in_tree = TRUE;
   g_hash_table_insert (parent->child_by_leaf, child->leaf, child);
-  g_ptr_array_insert (parent->children, (gint)child_place (parent, child), child);
+  g_ptr_array_insert (parent->children, (gint)mail_mailbox_child_place_unlocked (parent, child->id),
+                      child);
   g_hash_table_insert (store->by_id, GUINT_TO_POINTER (id), child);
   g_hash_table_insert (store->by_content, GUINT_TO_POINTER (content_id), child);
   return child;
@@ -188,13 +171,15 @@ mail_tree_load (MailStore *store, GError **error)
   GHashTableIter iter;
   gpointer mailbox;
   load_mtime (store->root);
-  if (store->root->content_id != 0)
+  if (store->root->status.uidvalidity != 0)
     g_array_append_val (contents, store->root->content_id);
   g_hash_table_iter_init (&iter, store->by_id);
   while (g_hash_table_iter_next (&iter, NULL, &mailbox))
     {
       load_mtime (mailbox);
-      g_array_append_val (contents, ((MailMailbox *)mailbox)->content_id);
+      /* Of one that the index has not seen listed a run that was killed may have left bytes. */
+      if (((MailMailbox *)mailbox)->status.uidvalidity != 0)
+        g_array_append_val (contents, ((MailMailbox *)mailbox)->content_id);
     }
   g_array_sort (contents, (GCompareFunc)mail_compare_uint32);
   mail_cache_retain_contents (store->cache, (const guint32 *)contents->data, contents->len);
@@ -367,7 +352,8 @@ remove_node (MailMailbox *node, MailIndexBatch *batch, GArray *gone)
   mail_index_batch_drop_contents (batch, node->content_id);
   mail_cache_drop_contents (store->cache, node->content_id);
   g_hash_table_remove (node->parent->child_by_leaf, node->leaf);
-  g_ptr_array_remove_index (node->parent->children, child_place (node->parent, node));
+  g_ptr_array_remove_index (node->parent->children,
+                            mail_mailbox_child_place_unlocked (node->parent, node->id));
   g_hash_table_remove (store->by_content, GUINT_TO_POINTER (node->content_id));
   node->in_tree = FALSE;
   node->parent = NULL;
@@ -452,7 +438,7 @@ apply (Listing *listing)
     store->list_has_status |= ((Entry *)listing->entries->pdata[i])->has_status;
   mail_index_queue (store->index, batch);
 
-  if (gone->len > 0 && store->changes != NULL)
+  if (gone->len > 0)
     mail_stage_mailboxes_gone (store->changes);
   for (guint i = 0; i < gone->len; i++)
     {

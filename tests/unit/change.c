@@ -343,25 +343,6 @@ n_deleted (Harness *harness, const char *mailbox)
   return n;
 }
 
-/* Without UIDPLUS a message that was removed is only marked. */
-static guint
-n_alive (Harness *harness, const char *mailbox, const char *token)
-{
-  ModelMailbox *model = model_mailbox (harness->server, mailbox);
-  guint n = 0;
-
-  for (guint i = 0; model != NULL && i < model->messages->len; i++)
-    {
-      const ModelMessage *message = model->messages->pdata[i];
-      gsize length;
-      const char *bytes = g_bytes_get_data (message->bytes, &length);
-
-      n += (message->flags & MAIL_FLAG_DELETED) == 0
-           && memmem (bytes, length, token, strlen (token)) != NULL;
-    }
-  return n;
-}
-
 /* Once, or, where two commands make a move and the second was refused, twice: the user was told. */
 static void
 check_place (Harness *harness, guint here, guint there, gboolean good, gboolean told_later)
@@ -896,6 +877,36 @@ test_alike (void)
   g_assert_nonnull (strstr (second, "text of one"));
   mail_mailbox_unref (inbox);
   mail_mailbox_unref (archive);
+  harness_free (harness);
+}
+
+/* The server refuses what is about a message that another client has removed: it is shown again for
+ * now, and whoever looks next has the mailbox asked for. */
+static void
+test_refused_looks_again (void)
+{
+  Harness *harness = start (0, 0);
+  Told moved = { 0 }, removed = { 0 };
+
+  deliver (harness, "INBOX", "one");
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailMailbox) archive = open_mailbox (harness, "Archive");
+  for (guint i = 0; i < 2; i++)
+    {
+      look (harness, inbox);
+      g_assert_cmpint (inbox->synced_at, >, 0);
+      model_fault (harness->server, MODEL_REFUSED);
+      if (i == 0)
+        mail_change_move (harness->store, inbox, 1, archive, 0, "x", 0, NULL, told, &moved);
+      else
+        mail_change_remove (harness->store, inbox, 1, told, &removed);
+      g_assert_cmpint (wait_code (harness, i == 0 ? &moved : &removed), !=, -1);
+      g_assert_cmpuint (n_listed (inbox), ==, 1);
+      g_assert_cmpint (inbox->synced_at, ==, 0);
+      g_assert_cmpint (inbox->tried_at, ==, 0);
+    }
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&archive, mail_mailbox_unref);
   harness_free (harness);
 }
 
@@ -1604,6 +1615,7 @@ main (int argc, char **argv)
   g_test_add_data_func ("/change/both/uidplus", NULL, test_both);
   g_test_add_data_func ("/change/both/neither", GUINT_TO_POINTER (MAIL_CAP_EXPUNGE_UID), test_both);
   g_test_add_func ("/change/alike", test_alike);
+  g_test_add_func ("/change/refused-looks-again", test_refused_looks_again);
   g_test_add_func ("/change/moved-over", test_moved_over);
   g_test_add_func ("/change/placeholder", test_placeholder);
   g_test_add_func ("/change/keyword-of-file", test_keyword_of_file);

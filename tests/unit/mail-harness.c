@@ -357,6 +357,24 @@ read_message (Harness *harness, MailMailbox *mailbox, guint32 uid)
 }
 
 guint
+n_alive (Harness *harness, const char *mailbox, const char *text)
+{
+  const ModelMailbox *model = model_mailbox (harness->server, mailbox);
+  guint n = 0;
+
+  for (guint i = 0; model != NULL && i < model->messages->len; i++)
+    {
+      const ModelMessage *message = model->messages->pdata[i];
+      gsize length;
+      const char *bytes = g_bytes_get_data (message->bytes, &length);
+
+      n += (message->flags & MAIL_FLAG_DELETED) == 0
+           && memmem (bytes, length, text, strlen (text)) != NULL;
+    }
+  return n;
+}
+
+guint
 n_failed (Harness *harness, const char *text)
 {
   guint32 id = 0;

@@ -65,5 +65,8 @@ char *message_text (const char *token);
 MailStaged *write_file (Harness *harness, MailMailbox *mailbox, const char *name, const char *text);
 char *read_staged (MailStaged *staged);
 char *read_message (Harness *harness, MailMailbox *mailbox, guint32 uid);
+/* Of a mailbox of the server, the messages with text in them; without UIDPLUS one that was removed
+ * is only marked, and does not count. */
+guint n_alive (Harness *harness, const char *mailbox, const char *text);
 /* Of files that failed, those with text in them. */
 guint n_failed (Harness *harness, const char *text);
