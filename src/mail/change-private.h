@@ -388,6 +388,8 @@ void mail_staged_unstand_locked (MailStaged *staged);
 /* It stands where this message is being moved to; uid 0: no more. */
 void mail_staged_moves_locked (MailStaged *staged, guint32 content_id, guint32 uid);
 void mail_staged_journal_locked (MailStaged *staged); /* inside a journal transaction */
+/* The same, in a transaction of its own or within another. */
+gboolean mail_staged_save_locked (MailStaged *staged, GError **error);
 /* Mailboxes have other names now: so have those of our rows. */
 void mail_stage_renamed (MailChanges *changes);
 /* FAILED, with its reason; the journal too. */

@@ -12,14 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-static gboolean
-rewrite_row_locked (MailStaged *staged, GError **error)
-{
-  mail_journal_begin (staged->changes->journal);
-  mail_staged_journal_locked (staged);
-  return mail_journal_commit (staged->changes->journal, error);
-}
-
 /* --- made ----------------------------------------------------------------------------------------
  */
 
@@ -33,9 +25,7 @@ begin_file (MailStaged *staged, GError **error)
   if (staged->fd < 0)
     return FALSE;
   staged->has_spool = TRUE;
-  mail_journal_begin (changes->journal);
-  mail_staged_journal_locked (staged);
-  if (mail_journal_commit (changes->journal, error))
+  if (mail_staged_save_locked (staged, error))
     return TRUE;
   mail_spool_remove (changes, staged->id);
   return FALSE;
@@ -178,7 +168,7 @@ copy_to_file_locked (MailStaged *staged, gboolean keep, GError **error)
   if (staged->fd < 0)
     staged->fd = mail_spool_open (staged->changes, staged->id, !keep, error);
   /* A row that still says "a copy" would bring back the source's bytes after a kill. */
-  return staged->fd >= 0 && rewrite_row_locked (staged, error);
+  return staged->fd >= 0 && mail_staged_save_locked (staged, error);
 }
 
 /* The message it became is there already: what is written now takes its place. */
@@ -208,7 +198,7 @@ done_to_replacement_locked (MailStaged *staged, gboolean keep, GError **error)
   mail_staged_stand_for_locked (staged, staged->content_id, staged->uidvalidity, staged->uid);
   staged->mtime = G_MININT64;
   staged->state = MAIL_STAGED_LOCAL;
-  rewrite_row_locked (staged, NULL);
+  mail_staged_save_locked (staged, NULL);
   return TRUE;
 }
 
@@ -232,7 +222,7 @@ queued_to_writable_locked (MailStaged *staged, gboolean keep, GError **error)
       gboolean separate = !staged->dirty;
       staged->dirty = TRUE;
       if (separate)
-        rewrite_row_locked (staged, NULL);
+        mail_staged_save_locked (staged, NULL);
       if (staged->fd >= 0)
         close (staged->fd);
       staged->fd = -1;
@@ -390,7 +380,7 @@ mail_staged_set_mtime (MailStaged *staged, gint64 mtime)
     {
       staged->mtime = mtime;
       if (outlives_us (staged))
-        rewrite_row_locked (staged, NULL);
+        mail_staged_save_locked (staged, NULL);
     }
   g_mutex_unlock (&staged->changes->lock);
 }
@@ -415,7 +405,7 @@ mail_staged_set_flags (MailStaged *staged, guint8 flags, const char *keywords, G
   staged->keywords = g_strdup (keywords);
   staged->flags_set = TRUE;
   if (outlives_us (staged))
-    rewrite_row_locked (staged, NULL);
+    mail_staged_save_locked (staged, NULL);
   g_mutex_unlock (&changes->lock);
   g_autoptr (MailMailbox) mailbox = done_content != 0
                                         ? mail_store_contents (changes->store, done_content)

@@ -251,6 +251,14 @@ mail_staged_journal_locked (MailStaged *staged)
   mail_journal_put_staged (staged->changes->journal, &row);
 }
 
+gboolean
+mail_staged_save_locked (MailStaged *staged, GError **error)
+{
+  mail_journal_begin (staged->changes->journal);
+  mail_staged_journal_locked (staged);
+  return mail_journal_commit (staged->changes->journal, error);
+}
+
 /* --- ends ----------------------------------------------------------------------------------------
  */
 
@@ -300,7 +308,6 @@ typedef struct
 static Failing
 fail_locked (MailStaged *staged, const char *reason, gboolean keep)
 {
-  MailChanges *changes = staged->changes;
   Failing failing = { 0 };
 
   mail_staged_list_locked (staged, FALSE);
@@ -324,9 +331,7 @@ fail_locked (MailStaged *staged, const char *reason, gboolean keep)
   if (staged->fd >= 0)
     close (staged->fd);
   staged->fd = -1;
-  mail_journal_begin (changes->journal);
-  mail_staged_journal_locked (staged);
-  mail_journal_commit (changes->journal, NULL);
+  mail_staged_save_locked (staged, NULL);
   mail_log_warning ("\"%s\" is not on the server and stays in .mailfs/failed: %s",
                     staged->name != NULL ? staged->name : "a file", staged->error);
   return failing;
@@ -431,9 +436,7 @@ mail_staged_done_locked (MailStaged *staged, guint32 content_id, guint32 uidvali
   /* The row stays until the index knows the name: a kill in between must not lose it. */
   if (staged->placeholder)
     return;
-  mail_journal_begin (changes->journal);
-  mail_staged_journal_locked (staged);
-  mail_journal_commit (changes->journal, NULL);
+  mail_staged_save_locked (staged, NULL);
   g_array_append_val (changes->done_rows, staged->id);
 }
 
@@ -607,24 +610,28 @@ mail_staged_name (MailStaged *staged)
   return name;
 }
 
+/* A reference, or NULL: it is in none; gone_out: the server no longer has that one. */
+static MailMailbox *
+get_place (MailStaged *staged, gboolean *gone_out)
+{
+  MailChanges *changes = staged->changes;
+
+  g_mutex_lock (&changes->lock);
+  MailMailbox *mailbox = staged->mailbox != NULL ? mail_mailbox_ref (staged->mailbox) : NULL;
+  g_mutex_unlock (&changes->lock);
+  g_rw_lock_reader_lock (&changes->store->tree_lock);
+  *gone_out = mailbox != NULL && !mailbox->in_tree;
+  g_rw_lock_reader_unlock (&changes->store->tree_lock);
+  return mailbox;
+}
+
 MailMailbox *
 mail_staged_mailbox (MailStaged *staged)
 {
-  MailChanges *changes = staged->changes;
-  MailMailbox *mailbox = NULL;
+  gboolean gone;
+  g_autoptr (MailMailbox) mailbox = get_place (staged, &gone);
 
-  g_mutex_lock (&changes->lock);
-  if (staged->mailbox != NULL)
-    mailbox = mail_mailbox_ref (staged->mailbox);
-  g_mutex_unlock (&changes->lock);
-  if (mailbox == NULL)
-    return NULL;
-  g_rw_lock_reader_lock (&changes->store->tree_lock);
-  gboolean there = mailbox->in_tree;
-  g_rw_lock_reader_unlock (&changes->store->tree_lock);
-  if (!there)
-    g_clear_pointer (&mailbox, mail_mailbox_unref);
-  return mailbox;
+  return !gone ? g_steal_pointer (&mailbox) : NULL;
 }
 
 char *
@@ -698,9 +705,7 @@ mail_stage_renamed (MailChanges *changes)
         {
           g_free (staged->mailbox_name);
           staged->mailbox_name = g_steal_pointer (&name);
-          mail_journal_begin (changes->journal);
-          mail_staged_journal_locked (staged);
-          mail_journal_commit (changes->journal, NULL);
+          mail_staged_save_locked (staged, NULL);
         }
       g_mutex_unlock (&changes->lock);
     }
@@ -713,16 +718,10 @@ mail_stage_mailboxes_gone (MailChanges *changes)
 
   for (guint i = 0; i < all->len; i++)
     {
-      MailStaged *staged = all->pdata[i];
+      gboolean gone;
+      g_autoptr (MailMailbox) where = get_place (all->pdata[i], &gone);
 
-      g_mutex_lock (&changes->lock);
-      g_autoptr (MailMailbox) where = staged->mailbox != NULL ? mail_mailbox_ref (staged->mailbox)
-                                                              : NULL;
-      g_mutex_unlock (&changes->lock);
-      g_rw_lock_reader_lock (&changes->store->tree_lock);
-      gboolean gone = where != NULL && !where->in_tree;
-      g_rw_lock_reader_unlock (&changes->store->tree_lock);
       if (gone)
-        mail_staged_interrupt (staged, where, "its mailbox no longer exists");
+        mail_staged_interrupt (all->pdata[i], where, "its mailbox no longer exists");
     }
 }
