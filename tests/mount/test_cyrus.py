@@ -51,4 +51,4 @@ def test_mail_of_another_client(dovecot, user, mount):
         second = inbox / test_tree.paths.message_name(2, validity)
         cyrus.wait_for("the flags are seen", lambda: {"\\Flagged", "work"} <= set(
             test_tree.paths.flags_of(second)))
-    assert not first.exists()
+    cyrus.wait_for("its name is dropped too", lambda: not first.exists())
