@@ -341,9 +341,8 @@ void mail_effect_hold (MailMailbox *mailbox, guint32 content_id, guint32 uid, gb
 void mail_effect_unhide (MailMailbox *mailbox, guint32 content_id, guint32 uid, gboolean tell);
 /* The same, told, wherever these contents are now; uid 0: nothing. */
 void mail_effect_show_again (MailStore *store, guint32 content_id, guint32 uid);
-/* The flags of a message are to be shown anew after its pending changes differ; FALSE: not there.
- */
-gboolean mail_effect_flags (MailMailbox *mailbox, guint32 content_id, guint32 uid);
+/* The flags of a message are to be shown anew after its pending changes differ. */
+void mail_effect_flags (MailMailbox *mailbox, guint32 content_id, guint32 uid);
 void mail_effect_name (MailMailbox *mailbox, guint32 content_id, guint32 uid, const char *name);
 void mail_effect_old (MailMailbox *mailbox, guint32 content_id, guint32 uid);
 /* Flags that no server knows of. */

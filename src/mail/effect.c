@@ -103,6 +103,33 @@ get_locked (MailMailbox *mailbox, guint32 content_id, guint32 uid)
   return mailbox->content_id == content_id ? mail_mailbox_get_locked (mailbox, uid) : NULL;
 }
 
+static void
+changed_locked (Step *step, const MailMessage *old, const MailMessage *now)
+{
+  step->old = *old;
+  step->now = *now;
+  step->has_old = step->has_now = TRUE;
+  step->name = g_strdup (mail_mailbox_name_locked (step->mailbox, now->uid));
+}
+
+/* What the listing of a mailbox shows: flags only where they are part of names. */
+static void
+flags_changed_locked (MailMailbox *mailbox)
+{
+  mailbox->generation++;
+  if (mailbox->store->naming.flags_in_names)
+    mail_mailbox_touch_locked (mailbox);
+}
+
+static void
+put_and_tell (Step *step, gboolean entries)
+{
+  if (!step->has_now)
+    return;
+  put_message (step);
+  tell (step, entries);
+}
+
 /* --- hidden ------------------------------------------------------------------------------------
  */
 
@@ -182,10 +209,8 @@ mail_effect_unhide (MailMailbox *mailbox, guint32 content_id, guint32 uid, gbool
       mail_mailbox_touch_locked (mailbox);
     }
   g_mutex_unlock (&mailbox->lock);
-  if (!step.has_now || !heard)
-    return;
-  put_message (&step);
-  tell (&step, TRUE);
+  if (heard)
+    put_and_tell (&step, TRUE);
 }
 
 void
@@ -200,7 +225,7 @@ mail_effect_show_again (MailStore *store, guint32 content_id, guint32 uid)
 /* --- flags and names ---------------------------------------------------------------------------
  */
 
-gboolean
+void
 mail_effect_flags (MailMailbox *mailbox, guint32 content_id, guint32 uid)
 {
   Step step = { .mailbox = mailbox, .content_id = content_id };
@@ -212,20 +237,14 @@ mail_effect_flags (MailMailbox *mailbox, guint32 content_id, guint32 uid)
   if (message != NULL && mail_pending_show_locked (mailbox, uid, &flags, &keywords)
       && (message->flags != flags || message->keywords != keywords))
     {
-      step.old = *message;
+      MailMessage old = *message;
       message->flags = flags;
       message->keywords = keywords;
       message->changed = changed_now ();
-      step.now = *message;
-      step.has_old = step.has_now = TRUE;
-      step.name = g_strdup (mail_mailbox_name_locked (mailbox, uid));
+      changed_locked (&step, &old, message);
     }
   g_mutex_unlock (&mailbox->lock);
-  if (!step.has_now)
-    return message != NULL;
-  put_message (&step);
-  tell (&step, FALSE);
-  return TRUE;
+  put_and_tell (&step, FALSE);
 }
 
 /* The index follows: who had the name before has lost it. Lock held. */
@@ -273,14 +292,6 @@ mail_effect_name (MailMailbox *mailbox, guint32 content_id, guint32 uid, const c
     tell (&step, TRUE);
 }
 
-static void
-flags_changed_locked (MailMailbox *mailbox)
-{
-  mailbox->generation++;
-  if (mailbox->store->naming.flags_in_names)
-    mail_mailbox_touch_locked (mailbox);
-}
-
 void
 mail_effect_old (MailMailbox *mailbox, guint32 content_id, guint32 uid)
 {
@@ -290,18 +301,13 @@ mail_effect_old (MailMailbox *mailbox, guint32 content_id, guint32 uid)
   MailMessage *message = get_locked (mailbox, content_id, uid);
   if (message != NULL && (message->local & MAIL_LOCAL_OLD) == 0)
     {
-      step.old = *message;
+      MailMessage old = *message;
       message->local |= MAIL_LOCAL_OLD;
-      step.now = *message;
-      step.has_old = step.has_now = TRUE;
-      step.name = g_strdup (mail_mailbox_name_locked (mailbox, uid));
+      changed_locked (&step, &old, message);
       flags_changed_locked (mailbox);
     }
   g_mutex_unlock (&mailbox->lock);
-  if (!step.has_now)
-    return;
-  put_message (&step);
-  tell (&step, TRUE);
+  put_and_tell (&step, TRUE);
 }
 
 void
@@ -314,20 +320,15 @@ mail_effect_marks (MailMailbox *mailbox, guint32 content_id, guint32 uid, guint8
   MailMessage *message = get_locked (mailbox, content_id, uid);
   if (message != NULL && (message->flags != flags || message->keywords != keywords))
     {
-      step.old = *message;
+      MailMessage old = *message;
       message->flags = flags;
       message->keywords = keywords;
       message->changed = changed_now ();
-      step.now = *message;
-      step.has_old = step.has_now = TRUE;
-      step.name = g_strdup (mail_mailbox_name_locked (mailbox, uid));
+      changed_locked (&step, &old, message);
       flags_changed_locked (mailbox);
     }
   g_mutex_unlock (&mailbox->lock);
-  if (!step.has_now)
-    return;
-  put_message (&step);
-  tell (&step, TRUE);
+  put_and_tell (&step, TRUE);
 }
 
 /* --- arrivals ------------------------------------------------------------------------------------
