@@ -11,7 +11,7 @@ die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 top_of_checkout() { cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P; }
 
 BUILD_PACKAGES="gcc libc6-dev meson ninja-build pkg-config libfuse3-dev fuse3 libssl-dev libglib2.0-dev
-  libsqlite3-dev libgsasl-dev zlib1g-dev"
+  libsqlite3-dev libgsasl-dev zlib1g-dev libdeflate-dev"
 SERVER_PACKAGES="dovecot-imapd dovecot-pop3d openssl python3"
 
 # What the unpacked Cyrus of the tests (tests/support/cyrus.py) is linked with, as Debian 12 has it.

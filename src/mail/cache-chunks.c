@@ -5,6 +5,7 @@
  */
 #include "cache-private.h"
 
+#include <libdeflate.h>
 #include <string.h>
 #include <zlib.h>
 
@@ -167,7 +168,7 @@ cache_chunks_add (CacheChunks *chunks, guint64 offset, const guint8 *data, gsize
       CacheChunk chunk = { .offset = offset, .age = age, .verified = TRUE, .in_memory = in_memory };
 
       chunk.length = MIN (length, MAIL_BLOCK_SIZE - offset % MAIL_BLOCK_SIZE);
-      chunk.crc = crc32_z (0, data, chunk.length);
+      chunk.crc = libdeflate_crc32 (0, data, chunk.length);
       add_chunk (chunks, &chunk);
       offset += chunk.length;
       data += chunk.length;
@@ -234,15 +235,15 @@ cache_footer_length (guint n_chunks)
 static guint32
 trailer_crc (const Trailer *trailer)
 {
-  return crc32_z (0, (const guint8 *)trailer, G_STRUCT_OFFSET (Trailer, trailer_crc));
+  return libdeflate_crc32 (0, (const guint8 *)trailer, G_STRUCT_OFFSET (Trailer, trailer_crc));
 }
 
 static guint32
 table_crc (const guint8 *table, guint n_chunks, const Trailer *trailer)
 {
-  guint32 crc = crc32_z (0, (const guint8 *)&trailer->trailer_crc, 4);
+  guint32 crc = libdeflate_crc32 (0, (const guint8 *)&trailer->trailer_crc, 4);
 
-  return crc32_z (crc, table, (gsize)n_chunks * CACHE_CHUNK_BYTES);
+  return libdeflate_crc32 (crc, table, (gsize)n_chunks * CACHE_CHUNK_BYTES);
 }
 
 gsize

@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
-#include <zlib.h>
+#include <libdeflate.h>
 
 gboolean
 cache_file_is_empty (const MailCacheFile *file)
@@ -369,7 +369,7 @@ verify_chunk (MailCacheFile *file, guint index, guint8 *data_out)
   CacheChunk *chunk = &file->chunks.items[index];
 
   if (cache_pread_all (chunk_fd (file, chunk), data_out, chunk->length, chunk->offset)
-      && (chunk->verified || crc32_z (0, data_out, chunk->length) == chunk->crc))
+      && (chunk->verified || libdeflate_crc32 (0, data_out, chunk->length) == chunk->crc))
     {
       chunk->verified = TRUE;
       return TRUE;

@@ -13,7 +13,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
-#include <zlib.h>
+#include <libdeflate.h>
 
 #define FIRST_ID 16
 #define BLOCK_IDS 256
@@ -41,7 +41,7 @@ read_limit (int fd, guint64 *limit_out)
   if (pread (fd, &file, sizeof file, 0) != sizeof file
       || memcmp (file.magic, ids_magic, sizeof file.magic) != 0
       || GUINT32_FROM_LE (file.crc)
-             != crc32_z (0, (const guint8 *)&file, G_STRUCT_OFFSET (IdsFile, crc)))
+             != libdeflate_crc32 (0, (const guint8 *)&file, G_STRUCT_OFFSET (IdsFile, crc)))
     return FALSE;
   *limit_out = GUINT64_FROM_LE (file.limit);
   return *limit_out <= VOLATILE_IDS;
@@ -54,7 +54,8 @@ write_limit (int fd, guint64 limit, gboolean sync)
   gssize n;
 
   memcpy (file.magic, ids_magic, sizeof file.magic);
-  file.crc = GUINT32_TO_LE (crc32_z (0, (const guint8 *)&file, G_STRUCT_OFFSET (IdsFile, crc)));
+  file.crc = GUINT32_TO_LE (
+      libdeflate_crc32 (0, (const guint8 *)&file, G_STRUCT_OFFSET (IdsFile, crc)));
   n = pwrite (fd, &file, sizeof file, 0);
   if (n >= 0 && n != sizeof file)
     errno = ENOSPC;

@@ -7,7 +7,7 @@
 #include "index-private.h"
 
 #include <string.h>
-#include <zlib.h>
+#include <libdeflate.h>
 
 #define PAGE_VERSION 1
 #define DATE_BITS 34
@@ -73,23 +73,23 @@ crc_number (guint32 crc, guint64 value)
 {
   guint64 le = GUINT64_TO_LE (value);
 
-  return crc32_z (crc, (const guint8 *)&le, sizeof le);
+  return libdeflate_crc32 (crc, (const guint8 *)&le, sizeof le);
 }
 
 static guint32
 crc_text (guint32 crc, const char *text)
 {
   crc = crc_number (crc, text ? strlen (text) : G_MAXUINT64);
-  return text ? crc32_z (crc, (const guint8 *)text, strlen (text)) : crc;
+  return text ? libdeflate_crc32 (crc, (const guint8 *)text, strlen (text)) : crc;
 }
 
 /* The header is version, a zero byte, the count, and the CRC of the rest. */
 static guint32
 page_crc (gint64 id, const guint8 *data, gsize length)
 {
-  guint32 crc = crc32_z (crc_number (0, id), data, 4);
+  guint32 crc = libdeflate_crc32 (crc_number (0, id), data, 4);
 
-  return crc32_z (crc, data + INDEX_PAGE_HEADER, length - INDEX_PAGE_HEADER);
+  return libdeflate_crc32 (crc, data + INDEX_PAGE_HEADER, length - INDEX_PAGE_HEADER);
 }
 
 gsize

@@ -134,7 +134,7 @@ def main():
 
     flags = subprocess.run(
         ["pkg-config", "--cflags", "gio-2.0", "gio-unix-2.0", "fuse3", "openssl", "sqlite3", "zlib",
-         "libgsasl"], check=True, capture_output=True, text=True).stdout.split()
+         "libdeflate", "libgsasl"], check=True, capture_output=True, text=True).stdout.split()
     for header in (p for p in sources if p.suffix == ".h"):
         name = header.relative_to(root / header.relative_to(root).parts[0]).as_posix()
         result = subprocess.run(
