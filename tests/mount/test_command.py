@@ -56,8 +56,10 @@ def test_wrong_password(command, dovecot, user):
 
 
 def test_refused_connection(command, user):
-    port = free_ports(1)[0]
-    fails(command(f"imaps://{user}@127.0.0.1:{port}/"), MOUNT, "refused", rf"127\.0\.0\.1|{port}")
+    with free_ports(1)[0] as held:
+        port = held.getsockname()[1]
+        fails(command(f"imaps://{user}@127.0.0.1:{port}/"), MOUNT, "refused",
+              rf"127\.0\.0\.1|{port}")
 
 
 def test_unknown_host(command, user):

@@ -131,7 +131,8 @@ class Cyrus:
         self.dir.mkdir(parents=True, exist_ok=True)
         self.dir.chmod(0o755)
         self.certs = certs or make_certificates(self.dir / "certs")
-        self.imap, self.imaps, self.pop3, self.pop3s = free_ports(4)
+        self.ports = free_ports(4)
+        self.imap, self.imaps, self.pop3, self.pop3s = (s.getsockname()[1] for s in self.ports)
         self.user = "nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
         self.known = set()
         self.process = None

@@ -115,16 +115,15 @@ protocol pop3 {{
 
 
 def free_ports(n):
-    """Ports that are free on every address used here."""
-    sockets, ports = [], []
-    while len(ports) < n:
+    """Sockets on ports that are free, and stay so for as long as they are open: a server that reuses
+    addresses may listen there at any time, but nobody else is given one, to listen or to connect from."""
+    sockets = []
+    for _ in range(n):
         s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         s.bind(("127.0.0.1", 0))
         sockets.append(s)
-        ports.append(s.getsockname()[1])
-    for s in sockets:
-        s.close()
-    return ports
+    return sockets
 
 
 def wait_for(what, test, seconds=20, step=0.02):
@@ -151,7 +150,8 @@ class Dovecot:
         self.dir.mkdir(parents=True, exist_ok=True)
         self.dir.chmod(0o755)
         self.certs = certs or make_certificates(self.dir / "certs")
-        self.imap, self.imaps, self.pop3, self.pop3s = free_ports(4)
+        self.ports = free_ports(4)
+        self.imap, self.imaps, self.pop3, self.pop3s = (s.getsockname()[1] for s in self.ports)
         root = os.getuid() == 0
         me = pwd.getpwuid(os.getuid())
         mail = pwd.getpwnam("nobody") if root else me
