@@ -97,7 +97,11 @@ service pop3-login {{
   }}
 }}
 service anvil {{
-{chroot}}}
+{chroot}  # no login waits because of the wrong password in another test
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
 service stats {{
 {chroot}}}
 plugin {{
