@@ -10,7 +10,7 @@ import pytest
 
 from support import paths
 from support.dovecot import PASSWORD, free_ports, wait_for
-from support.mount import Mailfs, is_mounted, no_daemon_of, unmount
+from support.mount import Mailfs, is_mounted, no_daemon_of, unmount, wait_unmounted
 
 USAGE, SYSTEM, MOUNT = 1, 2, 32
 
@@ -171,7 +171,7 @@ def test_background(command, dovecot, user):
     assert is_mounted(daemon.mnt)
     assert len(paths.uids(daemon.mnt / "INBOX")) == 3
     assert len(no_daemon_of(daemon.dir)) == 1
-    assert unmount(daemon.mnt) == ""
+    assert wait_unmounted(daemon.mnt, 10) == ""
     wait_for("the daemon is gone", lambda: not no_daemon_of(daemon.dir), 30)
     assert not daemon.sanitizer_reports(), daemon.sanitizer_reports()
 
@@ -271,7 +271,8 @@ def test_prompt(command, dovecot, user):
 def test_mechanisms(mount, user, dovecot, mech):
     daemon = mount(user, auth=mech)
     assert "INBOX" in os.listdir(daemon.mnt)
-    assert re.search(rf"user=<{user}>, method={mech}", dovecot.log(), re.I)
+    # written by another process than that which let us in
+    wait_for("the log says so", lambda: re.search(rf"user=<{user}>, method={mech}", dovecot.log(), re.I))
 
 
 def test_mailbox_in_url(mount, user, dovecot):

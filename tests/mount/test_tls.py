@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from support.dovecot import wait_for
 from support.mount import Mailfs, is_mounted
 
 
@@ -29,7 +30,8 @@ def refused(work, dovecot, user, source, word, **options):
 def test_good(mount, dovecot, user, scheme, host):
     daemon = mount(url(dovecot, user, scheme, host), tls_ca=dovecot.certs.ca)
     assert "INBOX" in os.listdir(daemon.mnt)
-    assert re.search(rf"user=<{user}>.*TLS", dovecot.log())
+    # written by another process than that which let us in
+    wait_for("the log says so", lambda: re.search(rf"user=<{user}>.*TLS", dovecot.log()))
 
 
 @pytest.mark.parametrize("scheme", ["imap", "imaps", "pop", "pops"])
