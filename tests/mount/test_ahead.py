@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import threading
+import time
 
 import pytest
 
@@ -33,6 +34,11 @@ def settle(daemon):
         return seen[-2] == now
 
     wait_for("nothing more is on its way", still, step=0.1)
+
+
+def fetches(daemon):
+    """Commands for bodies so far; other ones are sent whenever it is time for them. With -v."""
+    return daemon.log().count("BODY.PEEK[")
 
 
 @pytest.mark.main
@@ -71,7 +77,7 @@ def test_heads(mount, dovecot, user):
     n, size = 80, 200_000
     dovecot.fill(user, range(n), new_every=0, make=lambda number, seed:
                  f"Subject: {number}\n\n".encode() + (b"x" * 76 + b"\n") * (size // 77))
-    daemon = mount(user)
+    daemon = mount(user, refresh=600)  # looking for changes is not counted
     inbox = daemon.mnt / "INBOX"
     names = sorted(os.listdir(inbox))
     commands, moved = daemon.counter("commands"), daemon.counter("bytes_in")
@@ -102,24 +108,46 @@ def test_next_mailbox(mount, dovecot, user):
     is given what he asked for."""
     dovecot.fill(user, range(30), new_every=0)
     dovecot.fill(user, range(100, 130), "Next", new_every=0)
-    daemon = mount(user)
+    daemon = mount(user, _args=("-f", "-v"))
     first, following = daemon.mnt / "INBOX", daemon.mnt / "Next"
     names = [sorted(os.listdir(path)) for path in (first, following)]
 
     def begin():
-        """Whether all of the next mailbox comes for one read there."""
         (following / names[1][0]).read_bytes()
-        settle(daemon)
-        commands = daemon.counter("commands")
-        walk(following, names[1])
-        return daemon.counter("commands") == commands
 
-    walk(first, names[0])
-    assert begin()
+    def is_here():
+        """Whether all of the next mailbox came for one read there."""
+        settle(daemon)
+        n = fetches(daemon)
+        walk(following, names[1])
+        return fetches(daemon) == n
+
+    wait_for("he went on at once", lambda: within_a_second(
+        daemon, lambda: walk(first, names[0][:-10]), lambda: walk(first, names[0][-10:]), begin))
+    assert is_here()
+    forget(daemon)
+    begin()
+    assert not is_here()
+
+
+def forget(daemon):
+    """Everything is to be fetched again."""
     daemon.stop()
     shutil.rmtree(daemon.options["cache_dir"])
     daemon.start()
-    assert not begin()
+
+
+def within_a_second(daemon, walk_up, walk_to_the_end, begin):
+    """Whoever pauses for longer between two mailboxes is not taken to walk on, and a machine may be so busy
+    that we do: then, from the start, it has to be done again."""
+    walk_up()
+    then = time.monotonic()
+    walk_to_the_end()
+    begin()
+    if time.monotonic() - then < 1:
+        return True
+    forget(daemon)
+    return False
 
 
 def test_tree(mount, dovecot, user):
@@ -127,29 +155,31 @@ def test_tree(mount, dovecot, user):
     left alone."""
     for box in ["a", "b", "c", "d", "e", "f"]:
         dovecot.fill(user, range(30), box, new_every=0)
-    daemon = mount(user)
+    daemon = mount(user, _args=("-f", "-v"))
+
+    def names(box):
+        return sorted(os.listdir(daemon.mnt / box))
 
     def cat(box):
-        path = daemon.mnt / box
-        return len(walk(path, sorted(os.listdir(path))))
+        return len(walk(daemon.mnt / box, names(box)))
 
     def is_here(box):
-        commands = daemon.counter("commands")
+        n = fetches(daemon)
         assert cat(box) == 30
-        return daemon.counter("commands") == commands
+        return fetches(daemon) == n
 
     for box in ["a", "c", "f"]:
         assert cat(box) == 30
         settle(daemon)
     assert not is_here("e")
-    daemon.stop()
-    shutil.rmtree(daemon.options["cache_dir"])
-    daemon.start()
-    assert cat("f") == 30
+    forget(daemon)
+    f, e = names("f"), names("e")
+    wait_for("he went on at once", lambda: within_a_second(
+        daemon, lambda: walk(daemon.mnt / "f", f[:-10]), lambda: walk(daemon.mnt / "f", f[-10:]),
+        lambda: walk(daemon.mnt / "e", e[:10])))
     settle(daemon)
-    names = sorted(os.listdir(daemon.mnt / "e"))
-    for at in range(0, 30, 10):
-        walk(daemon.mnt / "e", names[at:at + 10])
+    for at in (10, 20):
+        walk(daemon.mnt / "e", e[at:at + 10])
         settle(daemon)
     assert [box for box in "dcba" if not is_here(box)] == []
 
