@@ -100,11 +100,9 @@ def test_interrupt_frees_at_once(setup, command):
                                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         try:
             wait_for("it waits", lambda: waits_in_fuse(process.pid), 20)
-            start = time.monotonic()
             process.send_signal(signum)
-            process.wait(20)
+            process.wait(20)  # `timeout` is 60
             assert process.returncode == -signum
-            assert time.monotonic() - start < 10  # `timeout` is 60
         finally:
             process.kill()
             process.wait(20)
@@ -205,7 +203,7 @@ def test_offline(mount, dovecot, user):
     other = sorted((daemon.mnt / "never read").iterdir())
     bodies = {name: read(inbox / name) for name in names[:10]}
     daemon.stop()
-    logins = dovecot.log().count(f"user=<{user}>")
+    logins = dovecot.logins(user)
     daemon.options["offline"] = True
     daemon.start()
     assert sorted(os.listdir(inbox)) == names
@@ -213,7 +211,7 @@ def test_offline(mount, dovecot, user):
         assert read(inbox / name) == bodies[name]
     assert len(os.listdir(other[0].parent)) == 5
     assert attempt(read, other[0])[0] == errno.EHOSTUNREACH
-    assert dovecot.log().count(f"user=<{user}>") == logins
+    assert dovecot.logins(user) == logins
 
 
 def test_starts_while_server_is_down(setup):

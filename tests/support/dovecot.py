@@ -3,8 +3,10 @@
 own. One instance serves every kind of certificate, each on an address of its own."""
 import ctypes
 import grp
+import itertools
 import os
 import pathlib
+import poplib
 import pwd
 import re
 import signal
@@ -118,6 +120,9 @@ protocol pop3 {{
 """
 
 
+marks = itertools.count()
+
+
 def free_ports(n):
     """Sockets on ports that are free, and stay so for as long as they are open: a server that reuses
     addresses may listen there at any time, but nobody else is given one, to listen or to connect from."""
@@ -203,6 +208,18 @@ class Dovecot:
     def log(self):
         path = self.dir / "dovecot.log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def logins(self, user):
+        """How often this user has come so far. Processes of its own log that, in their order: when a
+        login of ours is there, by IMAP and by POP, what was before it is there too."""
+        mark = f"mark{next(marks)}"
+        with self.client(mark):
+            pop = poplib.POP3("127.0.0.1", self.pop3, timeout=60)
+            pop.user(mark)
+            pop.pass_(PASSWORD)
+            pop.quit()
+        wait_for("both are logged", lambda: self.log().count(f"user=<{mark}>") >= 2)
+        return self.log().count(f"user=<{user}>")
 
     def stop(self, how=signal.SIGTERM):
         if not self.process:

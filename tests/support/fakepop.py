@@ -57,19 +57,23 @@ class Session:
     def run(self):
         try:
             with self.connection, self.connection.makefile("rwb") as self.file:
-                self.say("+OK ready")
-                for line in self.file:
-                    words = line.decode("latin-1").split()
-                    with self.server.lock:
-                        self.server.log.append(" ".join(words))
-                    if not self.answer(words[0].upper(), words[1:]):
-                        return
+                try:
+                    self.talk()
+                finally:  # before it is closed: the client may come again at once
+                    if self.drop is not None:
+                        with self.server.lock:
+                            self.server.locked = False
         except (OSError, ValueError):
             pass
-        finally:
-            if self.drop is not None:
-                with self.server.lock:
-                    self.server.locked = False
+
+    def talk(self):
+        self.say("+OK ready")
+        for line in self.file:
+            words = line.decode("latin-1").split()
+            with self.server.lock:
+                self.server.log.append(" ".join(words))
+            if not self.answer(words[0].upper(), words[1:]):
+                return
 
     def say(self, *lines):
         self.file.write("".join(line + "\r\n" for line in lines).encode("latin-1"))
