@@ -27,6 +27,15 @@ def body(word, lines=3):
     return (f"From: a@example.org\r\nSubject: {word}\r\n\r\n" + f"{word}\r\n" * lines).encode()
 
 
+def names_in(directory):
+    """None while it is not there, or is just being replaced."""
+    try:
+        return os.listdir(directory)
+    except OSError as error:
+        assert error.errno in (errno.ENOENT, errno.ESTALE)
+        return []
+
+
 def test_new_mail(setup):
     daemon, client, inbox, name = setup
     before = set(os.listdir(inbox))
@@ -135,10 +144,8 @@ def test_mailbox_made_anew(setup, dovecot, user):
         client.delete("again")
         client.create("again")
         client.append(body("second"), "again")
-        wait_for("the new one", lambda: directory.is_dir() and
-                 [n for n in os.listdir(directory) if n != old] and
-                 old not in os.listdir(directory))
-        new = [n for n in os.listdir(directory)][0]
+        new, = wait_for("the new one", lambda: (names := names_in(directory)) and
+                        old not in names and names)
         assert new.split(".")[1] != old.split(".")[1]
         assert (directory / new).read_bytes() == body("second")
         try:

@@ -163,5 +163,5 @@ def test_changed_by_another_meanwhile(account):
     except OSError as error:
         assert error.errno in (errno.ENOENT, errno.ESTALE)
     wait_for("the new one is there", lambda: account.subjects() == ["edited", "other"])
-    wait_for("once", lambda: account.words(account.inbox) == ["edited", "other"])
+    wait_for("once", lambda: account.shown(account.inbox) == ["edited", "other"])
     assert paths.flags_of(account.path) is not None

@@ -296,7 +296,7 @@ def test_uidvalidity_changed(on):
     # what was being written is in the new mailbox or kept
     assert ("half" in subjects) != (len(account.failed()) == 1)
     assert account.subjects("INBOX") == ["m0", "m1", "m2"]
-    wait_for("the mount agrees", lambda: account.words(archive) == subjects)
+    wait_for("the mount agrees", lambda: account.shown(archive) == subjects)
 
 
 def test_deleted_messages_of_others(on):

@@ -116,7 +116,9 @@ def test_flags_change_the_time(account):
             with account.server.client(account.user) as client:
                 client.select("INBOX")
                 client.store(2, "+FLAGS", "(\\Answered)")
-            wait_for("another name", lambda n=name: find(account, "m1").name != n)
+            wait_for("another name", lambda n=name: n not in os.listdir(account.cur))
+            assert find(account, "m1").name != name
+            wait_for("another time", lambda t=before: os.stat(account.cur).st_mtime > t)
         assert os.stat(account.cur).st_mtime > before, who
 
 

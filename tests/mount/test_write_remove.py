@@ -8,7 +8,7 @@ import pytest
 
 from support import paths
 from support.dovecot import wait_for
-from support.write import Account, mail, refused, sh
+from support.write import Account, mail, refused, sh, wait_gone
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_vanished_meanwhile(make):
         account.sync()
     except OSError as error:
         assert error.errno in (errno.ENOENT, errno.ESTALE)
-    assert not os.path.exists(account.path(6))
+    wait_gone(account.path(6))
     account.daemon.allow("UID 6|gone|no longer|no such")
     others_survive(account)
 

@@ -102,6 +102,13 @@ class Account:
         return sorted(re.search(rb"Subject: (.*?)\r?\n", p.read_bytes()).group(1).decode()
                       for p in pathlib.Path(path).iterdir() if p.is_file())
 
+    def shown(self, path):
+        """The same while somebody else changes it: the error, when a name goes before it is read."""
+        try:
+            return self.words(path)
+        except OSError as error:
+            return error
+
     def folders(self):
         with self.server.client(self.user) as client:
             return set(client.folders())
