@@ -12,6 +12,7 @@ class FakePop:
         self.lock = threading.Lock()
         self.messages = list(messages)  # (uidl, bytes), the maildrop
         self.removed = []               # (uidl, bytes), by DELE and QUIT
+        self.sent = set()               # (uidl, bytes), by RETR, in any session
         self.locked = False
         self.log = []                   # commands, of all sessions
         self.n_logins = self.n_busy = 0
@@ -125,6 +126,7 @@ class Session:
         body = self.drop[number - 1][1].decode("latin-1")
         if verb == "RETR":
             self.sent.add(self.drop[number - 1])
+            self.server.sent.add(self.drop[number - 1])
         else:
             header, _, rest = body.partition("\r\n\r\n")
             if self.server.changes_top:
