@@ -95,7 +95,7 @@ def test_rm_r(make):
     account = make({"Old": 100, "Old/2019": 100, "Old/2020": 100})
     with Count(account) as count:
         sh("rm -r Old", account.mnt)
-    assert count.commands < FEW
+    assert count.commands < 2 * FEW  # nearly FEW are for the mailboxes, looked into and removed one by one
     assert not {f for f in account.folders() if f.startswith("Old")}
     assert len(account.see("Trash", bodies=False)) == 300
 
