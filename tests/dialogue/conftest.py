@@ -12,7 +12,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from fakeimap import FakeServer  # noqa: E402
 
-TIMEOUT = 2
+TIMEOUT = 4
 # How long anything may take that ends by itself: several steps, a slow machine, sanitizers.
 LIMIT = 60
 

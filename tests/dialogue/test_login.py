@@ -53,7 +53,7 @@ def test_starttls_works(tls, mount, dovecot):
 
 def test_starttls_not_offered(tls, work, dovecot):
     tls.starttls = False
-    refused(work, tls, dovecot, "STARTTLS|TLS")
+    refused(work, tls, dovecot, "STARTTLS|TLS", timeout=20)
 
 
 @pytest.mark.parametrize("answer", ["{tag} NO not now", "{tag} BAD what", "* BYE", "{tag} OK"])
@@ -131,7 +131,7 @@ def test_stalled_handshake(fake, work, dovecot):
 @pytest.mark.parametrize("cert", ["wrong-host", "expired", "self-signed", "wrong-usage"])
 def test_bad_certificate_no_credential(fake, work, dovecot, cert, implicit):
     server = fake(certs=dovecot.certs, implicit_tls=implicit, cert=cert)
-    refused(work, server, dovecot, "certificate|TLS")
+    refused(work, server, dovecot, "certificate|TLS", timeout=20)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

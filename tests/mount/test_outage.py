@@ -13,7 +13,7 @@ import pytest
 from support.dovecot import wait_for
 from support.mount import is_mounted
 
-TIMEOUT = 3
+TIMEOUT = 6
 # Nothing is asserted about how fast, only that it is nearer to `timeout` than to never.
 SOON = 4 * TIMEOUT + 8
 

@@ -128,7 +128,7 @@ def test_permission_withdrawn(on):
     account.server.stop()
     account.server.start()
     account.daemon.allow("time|answer|unreach|connect|lost|down|server|clos")
-    wait_for("the server is found again", lambda: error_of(account.path(2).read_bytes) == 0)
+    wait_for("the server is found again", lambda: error_of(account.path(2).read_bytes) == 0, 40)
 
     def change():
         os.unlink(account.path(1))
@@ -369,7 +369,7 @@ def test_weak_server(on, missing):
 
 def test_server_gone_while_writing(on):
     """Unreachable: an error within timeout, the file is kept; what comes back later is finished."""
-    account = on(options={"timeout": 3}).start()
+    account = on(options={"timeout": 6}).start()
     account.daemon.allow("time|answer|unreach|connect|lost|down|server|refused|clos")
     assert len(os.listdir(account.inbox)) == 3
     account.server.freeze()
@@ -388,7 +388,7 @@ def test_server_gone_while_writing(on):
 
 def test_server_gone_in_a_burst(on, work):
     """The server stops in the middle and comes back: everything arrives, once."""
-    account = on(options={"timeout": 3}, fill=60).start()
+    account = on(options={"timeout": 6}, fill=60).start()
     account.daemon.allow("time|answer|unreach|connect|lost|down|server|refused|clos")
     assert len(os.listdir(account.inbox)) == 60
     done = threading.Event()
