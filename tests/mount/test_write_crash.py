@@ -101,7 +101,8 @@ def check(account, op, trash=True):
         assert (everything + kept).count(word) <= 1, (where, kept)
     # what the mount shows is what there is
     for folder in ("INBOX", "Archive"):
-        wait_for(f"the mount has {where}", lambda folder=folder:  # a server that was away may count as down
+        # a server that was away a moment ago may count as down
+        wait_for(f"the mount has {where}", lambda folder=folder:
                  account.shown(account.mnt / folder) == where[folder])
     return where, kept
 
