@@ -229,6 +229,7 @@ void
 mail_effect_flags (MailMailbox *mailbox, guint32 content_id, guint32 uid)
 {
   Step step = { .mailbox = mailbox, .content_id = content_id };
+  gboolean names = mailbox->store->naming.flags_in_names;
   guint32 keywords;
   guint8 flags;
 
@@ -242,9 +243,11 @@ mail_effect_flags (MailMailbox *mailbox, guint32 content_id, guint32 uid)
       message->keywords = keywords;
       message->changed = changed_now ();
       changed_locked (&step, &old, message);
+      if (names)
+        flags_changed_locked (mailbox);
     }
   g_mutex_unlock (&mailbox->lock);
-  put_and_tell (&step, FALSE);
+  put_and_tell (&step, names);
 }
 
 /* The index follows: who had the name before has lost it. Lock held. */

@@ -105,12 +105,13 @@ def test_flags_by_renaming(account):
 
 def test_flags_change_the_time(account):
     """They are in the names: who looks at the time only must see that there is something new."""
-    for who in ("here", "elsewhere"):
+    for who, flag in (("here", "F"), ("here again", "D"), ("elsewhere", None)):
         before = os.stat(account.cur).st_mtime
         wait_for("another second", lambda t=before: time.time() >= t + 1)
         name = find(account, "m1").name
-        if who == "here":
-            os.rename(account.cur / name, account.cur / (name + "F"))
+        if flag is not None:
+            os.rename(account.cur / name, account.cur / (name + flag))
+            assert os.stat(account.cur).st_mtime > before, who
             account.sync(account.cur)
         else:
             with account.server.client(account.user) as client:
