@@ -10,8 +10,7 @@
 
 #include <string.h>
 
-#define WINDOW_MIN (16 * (guint64)MAIL_BLOCK_SIZE) /* 1 MiB */
-#define WINDOW_GROWTH 4u
+#define WINDOW_MIN (16 * (guint64)MAIL_BLOCK_SIZE)   /* 1 MiB */
 #define WINDOW_MAX (1024 * (guint64)MAIL_BLOCK_SIZE) /* 64 MiB */
 #define WINDOW_PARTS 4u /* when one of so many is used up, as much is asked for anew */
 #define PREFIX_MAX (2 * (guint64)MAIL_BLOCK_SIZE)   /* what the kernel reads ahead at most */
@@ -64,18 +63,17 @@ walk_on (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id, MailPen
     return;
   if (!near)
     {
-      walk->window = 0;
+      walk->window = WINDOW_MIN;
+      walk->asked_at = walk->used;
       walk->fetched = walk->next = end;
       return;
     }
   walk->next = end;
   walk->fetched = MAX (walk->fetched, end);
-  if (walk->window == 0)
-    walk->window = WINDOW_MIN;
-  else if (walk->fetched - walk->next > walk->window - walk->window / WINDOW_PARTS)
+  if (walk->fetched - walk->next > walk->window - walk->window / WINDOW_PARTS)
     return;
-  else if (walk->used - walk->asked_at < MAIL_PART_LASTS)
-    walk->window = MIN (walk->window * WINDOW_GROWTH, window_max (fetches->store));
+  walk->window = MIN (mail_readahead_window (walk->window, walk->used - walk->asked_at),
+                      window_max (fetches->store));
   if (walk->fetched >= size)
     return;
   walk->asked_at = walk->used;

@@ -29,9 +29,12 @@
 #define LOOK_MAX 2048u /* messages looked at for one request */
 #define WINDOW_MIN (1024 * G_GUINT64_CONSTANT (1024))
 #define WINDOW_MAX (64 * G_GUINT64_CONSTANT (1024) * 1024)
-#define WINDOW_PARTS 8u   /* when one of so many is used up, as much is asked for anew */
+#define WINDOW_PARTS 8u /* when one of so many is used up, as much is asked for anew */
+/* µs; then the window is large enough: on a slow line a larger one is much to have asked for in
+ * vain */
+#define PART_LASTS (750 * G_TIME_SPAN_MILLISECOND)
 #define MESSAGE_COST 4096 /* of any message, however small: a file in the cache */
-#define WINDOW_GROWTH 16u /* a scan of thousands should not spend its first second growing */
+#define WINDOW_GROWTH 16  /* a scan of thousands should not spend its first second growing */
 #define HEAD_MAX (32 * G_GUINT64_CONSTANT (1024)) /* who reads no further wants only the start */
 #define N_ROAMS 4u
 #define ROAM_AFTER 4u /* misses here and there */
@@ -116,11 +119,17 @@ ranges (const MailReadahead *readahead)
          && (mail_store_caps (readahead->store) & MAIL_CAP_RANGES) != 0;
 }
 
+guint64
+mail_readahead_window (guint64 window, gint64 lasted)
+{
+  return window * CLAMP (PART_LASTS / MAX (lasted, 1), 1, WINDOW_GROWTH);
+}
+
 static guint64
-grown (const MailReadahead *readahead, guint64 window, guint64 max)
+grown (const MailReadahead *readahead, guint64 window, gint64 lasted, guint64 max)
 {
   max = MIN (max, readahead->store->options.cache_size / N_SCANS);
-  return CLAMP (window * WINDOW_GROWTH, WINDOW_MIN, MAX (max, WINDOW_MIN));
+  return CLAMP (mail_readahead_window (window, lasted), WINDOW_MIN, MAX (max, WINDOW_MIN));
 }
 
 /* How far ahead a message of this size is fetched. */
@@ -475,7 +484,7 @@ roam (MailReadahead *readahead, Roam *roam, guint32 uid, guint64 size)
       || (roam->marker != 0
           && mail_fetches_busy (readahead->store->fetches, roam->scan.content_id, roam->marker)))
     return FALSE;
-  roam->scan.window = grown (readahead, roam->scan.window, ROAM_WINDOW_MAX);
+  roam->scan.window = grown (readahead, roam->scan.window, 0, ROAM_WINDOW_MAX);
   return TRUE;
 }
 
@@ -507,9 +516,7 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
   if (scan->run >= 2 && (missed || active)
       && scan->ahead_bytes <= scan->window - scan->window / WINDOW_PARTS)
     {
-      /* On a slow line a large window is much to have asked for in vain. */
-      if (scan->used - scan->asked_at < MAIL_PART_LASTS || scan->window == 0)
-        scan->window = grown (readahead, scan->window, WINDOW_MAX);
+      scan->window = grown (readahead, scan->window, scan->used - scan->asked_at, WINDOW_MAX);
       scan->asked_at = scan->used;
       choose_of (readahead, scan, mailbox, scan->window - scan->ahead_bytes, &asks, &more);
       if (!more && scan->step != 0)

@@ -169,10 +169,6 @@ void mail_pending_heard_locked (MailMailbox *mailbox, guint32 uid, guint number,
                                 guint32 *keywords);
 void mail_pending_prune_locked (MailMailbox *mailbox, guint number);
 
-/* What is asked for ahead is asked for in windows, a part at a time; a window is large enough when a
- * part of it lasts as long (µs). */
-#define MAIL_PART_LASTS (750 * G_TIME_SPAN_MILLISECOND)
-
 /* fetch.c */
 MailFetches *mail_fetches_new (MailStore *store);
 void mail_fetches_free (MailFetches *fetches);
@@ -207,6 +203,9 @@ void mail_readahead_free (MailReadahead *readahead);
  * cache. May start fetching what comes next. */
 void mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id,
                           guint32 uid, guint64 size, guint64 offset, guint64 end, gboolean missed);
+/* What is asked for ahead is asked for in windows, a part at a time. The size of the next one, when a
+ * part of this one (bytes) lasted so long (µs). */
+guint64 mail_readahead_window (guint64 window, gint64 lasted);
 /* Any thread: somebody who walks through this mailbox may be reading the message just now. */
 gboolean mail_readahead_is_near (MailReadahead *readahead, MailMailbox *mailbox,
                                  guint32 content_id, guint32 uid);
