@@ -11,7 +11,6 @@
 #include <time.h>
 
 #define READ_SIZE (256 * 1024)
-#define READS_PER_TURN 8 /* then other connections get theirs */
 
 struct ImapConnection
 {
@@ -220,7 +219,8 @@ on_ready (NetStream *stream, gpointer user_data)
   ImapConnection *connection = user_data;
 
   connection->busy++;
-  for (guint i = 0; i < READS_PER_TURN && !connection->freed && connection->stream != NULL; i++)
+  /* After so much other connections have their turn. */
+  for (gsize got = 0; got < READ_SIZE && !connection->freed && connection->stream != NULL;)
     {
       g_autoptr (GError) error = NULL;
       gssize n = net_stream_read (connection->stream, connection->buffer, READ_SIZE, &error);
@@ -232,6 +232,7 @@ on_ready (NetStream *stream, gpointer user_data)
             fail (connection, error);
           break;
         }
+      got += (gsize)n;
       mail_counter_add (MAIL_COUNTER_BYTES_IN, (guint64)n);
       connection->bytes_in += (guint64)n;
       taken = imap_session_feed (connection->session, connection->buffer, (gsize)n, imap_now ());
