@@ -568,6 +568,8 @@ class Bench:
     def by_rtt(self):
         """Cost against round-trip time, the big mailbox."""
         series = {"mailfs": [], "mbsync": [], "RAW + LOCAL": []}
+        if self.median("rsync -a", 0, "LOCAL big") is None:
+            self.measure_local("big", ["rsync -a"])
         local = self.median("rsync -a", 0, "LOCAL big")
         for rtt in self.args.curve:
             if self.median("rsync -a", rtt, "mailfs big") is None:
