@@ -184,6 +184,31 @@ test_empty (void)
   harness_free (harness);
 }
 
+/* Written once more before it was sent, by a shell: truncated, flushed, and only then written. */
+static void
+test_emptied (void)
+{
+  Harness *harness = start (0, 0);
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autofree char *first = message_text ("first"), *second = message_text ("second");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "x", first);
+  Told sent = { 0 }, emptied = { 0 }, done = { 0 };
+
+  mail_staged_commit (staged, FALSE, told, &sent);
+  g_assert_true (mail_staged_truncate (staged, 0, NULL));
+  mail_staged_commit (staged, FALSE, told, &emptied);
+  wait_good (harness, &emptied);
+  g_assert_true (mail_staged_write (staged, 0, second, strlen (second), NULL));
+  mail_staged_commit (staged, FALSE, told, &done);
+  wait_good (harness, &done);
+  g_assert_cmpuint (model_count (harness->server, "text of first"), ==, 0);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of second"), ==, 1);
+  g_assert_cmpuint (n_failed (harness, ""), ==, 0);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+}
+
 static void
 test_temporary (void)
 {
@@ -1651,6 +1676,7 @@ main (int argc, char **argv)
       g_test_add_data_func (path, GUINT_TO_POINTER (i), test_refused);
     }
   g_test_add_func ("/change/empty", test_empty);
+  g_test_add_func ("/change/emptied", test_emptied);
   g_test_add_func ("/change/temporary", test_temporary);
   g_test_add_func ("/change/interrupted", test_interrupted);
   g_test_add_func ("/change/renamed/under-way", test_renamed_under_way);
