@@ -359,7 +359,8 @@ from_row (MailChanges *changes, const MailJournalChange *row, MailMailbox *mailb
 
   change->id = row->id;
   change->step = row->step;
-  change->n_tries = row->n_tries;
+  /* What may have been sent was tried: the server may be at it still. */
+  change->n_tries = row->step == MAIL_STEP_SENT ? MAX (row->n_tries, 1) : row->n_tries;
   if (row->kind != MAIL_CHANGE_APPEND)
     change->uidvalidity = row->uidvalidity;
   change->uid = row->uid;

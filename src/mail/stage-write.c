@@ -342,7 +342,8 @@ mail_staged_truncate (MailStaged *staged, guint64 size, GError **error)
       else
         {
           staged->dirty = TRUE;
-          staged->written |= size > 0;
+          /* Emptied to be filled, like a new one: a shell's > flushes before it writes. */
+          staged->written = size > 0;
           note_size_locked (staged, size);
         }
       close (fd);

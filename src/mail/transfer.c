@@ -251,6 +251,13 @@ copied (MailBatch *batch)
 /* --- the answer
  * -------------------------------------------------------------------------------------------- */
 
+/* "No such message" to what was sent before: a server may have been at it still while we looked. */
+static gboolean
+may_be_done (const MailChange *change, const GError *error)
+{
+  return change->n_tries > 0 && g_error_matches (error, MAIL_ERROR, MAIL_ERROR_GONE);
+}
+
 /* Refused: what was not told to be there was not done. The connection lost: look before trying
  * again. A long set goes out as several commands: the earlier ones may have been done all the same.
  */
@@ -272,7 +279,7 @@ interrupted (MailBatch *batch, GHashTable *by_uid, guint32 target_uidvalidity, c
         change->target_uidvalidity = target_uidvalidity;
       if (to != 0 && two_steps)
         set_step (batch, change, MAIL_STEP_COPIED, to);
-      else if (to == 0 && refused)
+      else if (to == 0 && refused && !may_be_done (change, error))
         set_step (batch, change, MAIL_STEP_NEW, 0);
     }
   mail_batch_journal (batch, NULL);
@@ -283,7 +290,7 @@ interrupted (MailBatch *batch, GHashTable *by_uid, guint32 target_uidvalidity, c
 
       if (to != 0 && is_copy (batch))
         complete (batch, change, target_uidvalidity, to);
-      else if (to != 0)
+      else if (to != 0 || may_be_done (change, error))
         {
           change->lost |= refused;
           mail_batch_retry (batch, change, NULL); /* the original is to go, or to be looked for */

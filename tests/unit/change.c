@@ -184,6 +184,31 @@ test_empty (void)
   harness_free (harness);
 }
 
+/* Written once more before it was sent, by a shell: truncated, flushed, and only then written. */
+static void
+test_emptied (void)
+{
+  Harness *harness = start (0, 0);
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autofree char *first = message_text ("first"), *second = message_text ("second");
+  g_autoptr (MailStaged) staged = write_file (harness, inbox, "x", first);
+  Told sent = { 0 }, emptied = { 0 }, done = { 0 };
+
+  mail_staged_commit (staged, FALSE, told, &sent);
+  g_assert_true (mail_staged_truncate (staged, 0, NULL));
+  mail_staged_commit (staged, FALSE, told, &emptied);
+  wait_good (harness, &emptied);
+  g_assert_true (mail_staged_write (staged, 0, second, strlen (second), NULL));
+  mail_staged_commit (staged, FALSE, told, &done);
+  wait_good (harness, &done);
+  g_assert_cmpuint (model_count (harness->server, "text of first"), ==, 0);
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of second"), ==, 1);
+  g_assert_cmpuint (n_failed (harness, ""), ==, 0);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&staged, mail_staged_unref);
+  harness_free (harness);
+}
+
 static void
 test_temporary (void)
 {
@@ -1128,6 +1153,76 @@ __wrap_mail_failpoint (const char *name)
     cloned = harness_clone (to_clone);
 }
 
+static Harness *late;
+static const char *late_target;
+
+static void
+server_was_slow (void)
+{
+  g_autofree char *text = message_text ("old");
+
+  model_deliver (late->server, late_target, text, 0, DATE);
+  model_expunge (model_mailbox (late->server, "INBOX"), 1);
+}
+
+static void
+act_at_next (void)
+{
+  cloned = harness_clone (late);
+  acting = server_was_slow;
+  acting_at = "move-sent";
+}
+
+/* The connection breaks or the daemon is killed, and the server does what it was told only after we
+ * have looked: what is said once more finds nothing, and all is well. */
+static void
+test_done_late (gconstpointer data)
+{
+  gboolean removed = GPOINTER_TO_UINT (data) % 2 != 0, killed = GPOINTER_TO_UINT (data) > 1;
+  Harness *harness = start (0, 0);
+  Told done = { 0 };
+
+  deliver (harness, "INBOX", "old");
+  g_autoptr (MailMailbox) inbox = open_mailbox (harness, "INBOX");
+  g_autoptr (MailMailbox) archive = open_mailbox (harness, "Archive");
+  model_fault (harness->server, MODEL_LOST_BEFORE);
+  late = harness;
+  late_target = removed ? "Bin" : "Archive";
+  acting = act_at_next;
+  acting_at = "move-sent";
+  if (removed)
+    mail_change_remove (harness->store, inbox, 1, told, &done);
+  else
+    mail_change_move (harness->store, inbox, 1, archive, 0, "x", 0, NULL, told, &done);
+  wait_good (harness, &done);
+  g_assert_null (acting_at);
+  Harness *clone = g_steal_pointer (&cloned);
+  if (killed)
+    {
+      g_clear_pointer (&inbox, mail_mailbox_unref);
+      g_clear_pointer (&archive, mail_mailbox_unref);
+      harness_free (harness);
+      harness = late = g_steal_pointer (&clone);
+      g_array_set_size (harness->server->faults, 0);
+      acting = server_was_slow;
+      acting_at = "move-sent";
+      harness_open (harness);
+      settle (harness);
+      g_assert_null (acting_at);
+      inbox = open_mailbox (harness, "INBOX");
+      archive = open_mailbox (harness, "Archive");
+    }
+  g_assert_cmpuint (n_alive (harness, "INBOX", "text of old"), ==, 0);
+  g_assert_cmpuint (n_alive (harness, late_target, "text of old"), ==, 1);
+  g_assert_cmpuint (n_listed (inbox), ==, 0);
+  if (!removed)
+    g_assert_cmpuint (mail_mailbox_uid_of_name (archive, "x"), ==, 1);
+  g_clear_pointer (&inbox, mail_mailbox_unref);
+  g_clear_pointer (&archive, mail_mailbox_unref);
+  g_clear_pointer (&clone, harness_free);
+  harness_free (harness);
+}
+
 /* The new message is stored, the daemon is killed before the old one is on its way to the trash. */
 static void
 test_replaced_killed (gconstpointer data)
@@ -1581,6 +1676,7 @@ main (int argc, char **argv)
       g_test_add_data_func (path, GUINT_TO_POINTER (i), test_refused);
     }
   g_test_add_func ("/change/empty", test_empty);
+  g_test_add_func ("/change/emptied", test_emptied);
   g_test_add_func ("/change/temporary", test_temporary);
   g_test_add_func ("/change/interrupted", test_interrupted);
   g_test_add_func ("/change/renamed/under-way", test_renamed_under_way);
@@ -1617,6 +1713,10 @@ main (int argc, char **argv)
   g_test_add_func ("/change/alike", test_alike);
   g_test_add_func ("/change/refused-looks-again", test_refused_looks_again);
   g_test_add_func ("/change/moved-over", test_moved_over);
+  g_test_add_data_func ("/change/done-late/move", GUINT_TO_POINTER (0), test_done_late);
+  g_test_add_data_func ("/change/done-late/remove", GUINT_TO_POINTER (1), test_done_late);
+  g_test_add_data_func ("/change/done-late/move-killed", GUINT_TO_POINTER (2), test_done_late);
+  g_test_add_data_func ("/change/done-late/remove-killed", GUINT_TO_POINTER (3), test_done_late);
   g_test_add_func ("/change/placeholder", test_placeholder);
   g_test_add_func ("/change/keyword-of-file", test_keyword_of_file);
   g_test_add_func ("/change/rmdir-child", test_rmdir_child);

@@ -478,6 +478,11 @@ do_transfer (Request *request, guint limit)
       fail (request, MAIL_ERROR_OVER_QUOTA, "over quota");
       return;
     }
+  if (uidplus (server) && messages->len == 0)
+    {
+      fail (request, MAIL_ERROR_GONE, "the messages are gone");
+      return;
+    }
   for (guint i = 0; i < MIN (messages->len, limit); i++)
     {
       ModelMessage *message = messages->pdata[i];
