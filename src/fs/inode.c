@@ -62,7 +62,7 @@ fs_node_resolve (FsServer *server, fuse_ino_t ino, FsNode *node)
   guint32 high = (guint32)(ino >> 32), low = (guint32)ino;
 
   memset (node, 0, sizeof *node);
-  node->ino = ino;
+  node->ino = node->known_as = ino;
   if (ino == FUSE_ROOT_ID)
     high = MAIL_ROOT_ID, low = 0;
   if (high == 0)
@@ -179,8 +179,8 @@ fs_stat_message (FsServer *server, MailMailbox *mailbox, guint32 content_id,
   st->st_blocks = (st->st_size + 511) / 512;
 }
 
-int
-fs_stat_node (FsServer *server, const FsNode *node, struct stat *st)
+static int
+stat_what_it_is (FsServer *server, const FsNode *node, struct stat *st)
 {
   MailMessage message;
 
@@ -210,6 +210,17 @@ fs_stat_node (FsServer *server, const FsNode *node, struct stat *st)
     default:
       return ESTALE;
     }
+}
+
+/* The number stays what it was for as long as the kernel knows the file by it: who compares it
+ * before and after he opens a file, as cp does, would take a change for another file. */
+int
+fs_stat_node (FsServer *server, const FsNode *node, struct stat *st)
+{
+  int failed = stat_what_it_is (server, node, st);
+
+  st->st_ino = node->known_as;
+  return failed;
 }
 
 char *

@@ -87,6 +87,7 @@ typedef struct
 {
   FsNodeKind kind;
   fuse_ino_t ino;
+  fuse_ino_t known_as; /* by the kernel; another one when it was moved meanwhile */
   MailMailbox *mailbox; /* a reference, for directories of mailboxes and messages */
   guint32 uid;
   MailStaged *staged; /* a reference */

@@ -282,6 +282,15 @@ fs_write (fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t o
 
 /* --- setattr --------------------------------------------------------------------------------- */
 
+/* What the kernel holds under this number is another file by now: told so, it looks for it again by
+ * name. */
+static int
+stale_when_gone (const GError *error)
+{
+  return g_error_matches (error, MAIL_ERROR, MAIL_ERROR_GONE) ? ESTALE
+                                                              : mail_error_to_errno (error);
+}
+
 /* 0, or the errno. */
 static int
 set_size (FsServer *server, const FsNode *node, off_t size)
@@ -300,13 +309,13 @@ set_size (FsServer *server, const FsNode *node, off_t size)
       mail_mailbox_info (node->mailbox, &info);
       fs_names_message (name, node->uid, info.uidvalidity);
       staged = fs_replace_message (server, node, fs_is_maildir (server) ? NULL : name, &error);
-      return staged != NULL ? 0 : mail_error_to_errno (error);
+      return staged != NULL ? 0 : stale_when_gone (error);
     }
   if (staged == NULL)
     return mail_mailbox_find (node->mailbox, node->uid, &message) && message.size == (guint64)size
                ? 0
                : EPERM;
-  return mail_staged_truncate (staged, size, &error) ? 0 : mail_error_to_errno (error);
+  return mail_staged_truncate (staged, size, &error) ? 0 : stale_when_gone (error);
 }
 
 static int

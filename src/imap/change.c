@@ -232,6 +232,7 @@ add_tasks (ChangeJob *job, ChangeVerb verb, ImapTask **chain)
       task->first = i;
       task->n = imap_command_fit_ranges (ranges + i, job->uids->len - i, SET_MAX);
       i += task->n;
+      task->task.newest = ranges[i - 1].last;
       job->n_tasks++;
       *chain = &task->task;
       chain = &task->task.next;

@@ -414,6 +414,7 @@ add_tasks (FetchJob *job, const MailUidSet *uids, FetchKind kind, gboolean retri
       g_array_append_vals (task->uids, ranges + i, n);
       job->n_tasks++;
       i += n;
+      task->task.newest = ranges[i - 1].last;
       imap_pool_submit (job->backend->pool, &task->task);
     }
 }

@@ -34,6 +34,7 @@ typedef struct
   ImapSelectState state;
   GError *error;                        /* with FAILED */
   guint32 uidvalidity, uidnext, exists; /* 0: not told */
+  guint32 asked_below; /* what is below this the server was asked for since; 0: nothing */
   guint64 highestmodseq;
   gboolean has_exists, no_modseq, read_only;
   gboolean has_permanent, any_keyword; /* PERMANENTFLAGS was told */
@@ -75,6 +76,7 @@ struct ImapTask
   ImapTask *next;      /* goes to the same session right behind this one */
   const char *mailbox; /* borrowed from the owner; NULL: none needed */
   guint32 uidvalidity; /* expected; 0: any */
+  guint32 newest;      /* the highest UID that it names; 0: none */
   ImapAccess access;
   /* It changes something: sent only when the SELECT's answer showed the right UIDVALIDITY, and
    * given back when the connection is lost before a byte of it was sent. Others follow the SELECT
