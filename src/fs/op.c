@@ -14,6 +14,7 @@
 
 /* Woken this often without having what it wants, the server must be playing games. */
 #define ATTEMPTS_MAX 64u
+#define ELSEWHERE_MS 20u /* until a message is looked for again that is being moved */
 
 static FsOp *
 op_ref (FsOp *op)
@@ -147,6 +148,39 @@ interrupted (fuse_req_t req, void *data)
     }
 }
 
+/* Asked for where it was, while the server moved it: it is to be asked for where it is now. */
+static gboolean
+is_elsewhere (const FsOp *op, const GError *error)
+{
+  g_auto (FsNode) node = { 0 };
+
+  if (!g_error_matches (error, MAIL_ERROR, MAIL_ERROR_GONE) || op->n_attempts >= ATTEMPTS_MAX)
+    return FALSE;
+  fs_node_resolve (op->server, op->ino, &node);
+  return node.ino != node.known_as || node.kind == FS_NODE_STAGED;
+}
+
+static gboolean
+attempt_again (gpointer data)
+{
+  FsOp *op = data;
+
+  if (!g_atomic_int_get (&op->answered))
+    op->attempt (op);
+  return G_SOURCE_REMOVE;
+}
+
+/* Net thread. Takes the reference. */
+static void
+attempt_later (FsOp *op)
+{
+  g_autoptr (GSource) source = g_timeout_source_new (ELSEWHERE_MS);
+
+  op->n_attempts++;
+  g_source_set_callback (source, attempt_again, op, (GDestroyNotify)fs_op_unref);
+  g_source_attach (source, g_main_context_get_thread_default ());
+}
+
 static void
 woken (MailWaiter *waiter, const GError *error)
 {
@@ -154,6 +188,11 @@ woken (MailWaiter *waiter, const GError *error)
 
   if (!g_atomic_int_get (&op->answered))
     {
+      if (error != NULL && is_elsewhere (op, error))
+        {
+          attempt_later (op);
+          return;
+        }
       if (error != NULL)
         fs_op_fail (op, mail_error_to_errno (error));
       else if (++op->n_attempts > ATTEMPTS_MAX)

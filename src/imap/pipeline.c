@@ -82,6 +82,43 @@ leave_quiet (ImapSession *session)
   session->woken_at = session->now - session->last_input > IMAP_SILENCE_MS ? session->now : 0;
 }
 
+/* What came after the SELECT, by another connection of ours even, a server may tell, and know
+ * itself, only when it is asked for news (RFC 3501 section 5.2): a command that names it would be
+ * answered OK and do nothing. */
+static gboolean
+names_newer (const ImapEntry *entry)
+{
+  const ImapSelect *select = entry->select;
+
+  return entry->task != NULL && select != NULL && !entry->selects && select->state == IMAP_SELECT_OK
+         && select->uidnext != 0
+         && entry->task->newest >= MAX (select->uidnext, select->asked_below);
+}
+
+static void
+on_news (ImapSession *session, const ImapStatus *status)
+{
+  ImapSelect *select = session->current;
+
+  if (select == NULL)
+    return;
+  select->asked_below = MAX (select->asked_below, select->asking_below);
+  select->asking_below = 0;
+}
+
+/* What is sent before the answer is there may be done before it, too. */
+static void
+ask_for_newer (ImapSession *session, const ImapEntry *entry)
+{
+  ImapEntry *noop = g_new0 (ImapEntry, 1);
+
+  noop->command = imap_command_new ("NOOP");
+  noop->done = on_news;
+  noop->select = imap_select_ref (entry->select);
+  entry->select->asking_below = entry->task->newest + 1;
+  g_queue_push_head (&session->waiting, noop);
+}
+
 /* FALSE: nothing can be emitted now. */
 static gboolean
 entry_begin (ImapSession *session)
@@ -102,6 +139,13 @@ entry_begin (ImapSession *session)
   if (entry->task != NULL && entry->task->changes && entry->select != NULL && !entry->selects
       && entry->select->state == IMAP_SELECT_PENDING)
     return FALSE;
+  if (names_newer (entry))
+    {
+      if (entry->select->asking_below != 0)
+        return FALSE;
+      ask_for_newer (session, entry);
+      return TRUE;
+    }
   if (imap_session_is_quiet (session))
     leave_quiet (session);
   g_queue_pop_head (&session->waiting);

@@ -182,18 +182,6 @@ plan (ImapSession *session, ImapSelect *select)
   session->planned = imap_select_ref (select);
 }
 
-/* What came after the SELECT, by another connection of ours even, a server may tell, and know
- * itself, only when it is asked for news (RFC 3501 section 5.2): a command that names it would be
- * answered OK and do nothing. */
-static void
-ask_for_newer (ImapSession *session, ImapSelect *select, guint32 newest)
-{
-  if (select->uidnext == 0 || newest < MAX (select->uidnext, select->asked_below))
-    return;
-  select->asked_below = newest + 1;
-  imap_session_push (session, imap_command_new ("NOOP"), NULL);
-}
-
 /* The select a task runs in: the planned one if it will do, else a new one in front. */
 static ImapSelect *
 select_for (ImapSession *session, const ImapTask *task)
@@ -204,10 +192,7 @@ select_for (ImapSession *session, const ImapTask *task)
 
   if (planned != NULL && strcmp (planned->mailbox, task->mailbox) == 0
       && planned->access >= task->access)
-    {
-      ask_for_newer (session, planned, task->newest);
-      return imap_select_ref (planned);
-    }
+    return imap_select_ref (planned);
   select = imap_select_new (task->mailbox, task->access);
   command = imap_command_new (task->access == IMAP_ACCESS_WRITE ? "SELECT " : "EXAMINE ");
   imap_command_astring (command, task->mailbox);

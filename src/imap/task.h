@@ -34,7 +34,8 @@ typedef struct
   ImapSelectState state;
   GError *error;                        /* with FAILED */
   guint32 uidvalidity, uidnext, exists; /* 0: not told */
-  guint32 asked_below; /* what is below this the server was asked for since; 0: nothing */
+  guint32 asked_below;  /* what is below this the server was asked for since; 0: nothing */
+  guint32 asking_below; /* and is being asked for just now */
   guint64 highestmodseq;
   gboolean has_exists, no_modseq, read_only;
   gboolean has_permanent, any_keyword; /* PERMANENTFLAGS was told */

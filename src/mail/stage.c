@@ -557,13 +557,18 @@ mail_store_follow (MailStore *store, guint32 content_id, guint32 uid, MailMailbo
   MailMessage message;
 
   *mailbox_out = NULL;
-  *staged_out = NULL;
   *uid_out = uid;
-  /* Moved on several times: the last place counts. */
+  /* Moved on several times: the last place counts. Until the message is there its placeholder is,
+   * and that is looked for first, since where it went is noted before the one takes the other's
+   * place. */
   for (guint i = 0; i < 8; i++)
     {
-      MailMailbox *next = mail_changes_moved (store, content_id, uid_out);
+      *staged_out = find_moving (store->changes, content_id, *uid_out);
+      MailMailbox *next = *staged_out == NULL ? mail_changes_moved (store, content_id, uid_out)
+                                              : NULL;
 
+      if (*staged_out != NULL)
+        g_clear_pointer (mailbox_out, mail_mailbox_unref);
       if (next == NULL)
         break;
       g_clear_pointer (mailbox_out, mail_mailbox_unref);
@@ -572,9 +577,6 @@ mail_store_follow (MailStore *store, guint32 content_id, guint32 uid, MailMailbo
       if (mail_mailbox_find (next, *uid_out, &message))
         return TRUE;
     }
-  *staged_out = find_moving (store->changes, content_id, *uid_out);
-  if (*staged_out != NULL)
-    g_clear_pointer (mailbox_out, mail_mailbox_unref);
   return *mailbox_out != NULL || *staged_out != NULL;
 }
 

@@ -2,6 +2,7 @@
 """mv: one message, many, thousands; names, bodies and inodes go along."""
 import errno
 import os
+import shutil
 import threading
 
 import pytest
@@ -51,6 +52,46 @@ def test_one(make):
     own = account.archive / account.name(message.uid, "Archive")
     assert own.read_bytes() == body
     assert os.listdir(account.archive) == [account.path(2).name]
+
+
+def test_copied_at_once(make):
+    """By a connection that looked into that mailbox before the message came there by another one."""
+    account = make(n=60, refresh=600)
+    names = sorted(os.listdir(account.inbox))
+    sh("cat INBOX/* | wc -c", account.mnt)  # fetched ahead: that makes a second connection
+    wait_for("a second connection", lambda: len(account.server.processes(account.user)) > 1)
+    for i, name in enumerate(names[:8]):
+        os.rename(account.inbox / name, account.archive / name)
+        account.sync(account.archive)
+        shutil.copyfile(account.archive / name, account.mnt / "Second" / name)
+        account.sync(account.mnt / "Second")
+        assert len(account.see("Second")) == i + 1
+    assert sorted(os.listdir(account.mnt / "Second")) == names[:8]
+
+
+def test_inode_stays(make):
+    """For as long as somebody has it open, the message is the same file, wherever it is."""
+    account = make()
+    name = account.path(1).name
+    before = os.stat(account.path(1)).st_ino
+    with open(account.path(1), "rb") as file:
+        os.rename(account.path(1), account.archive / name)
+        assert os.fstat(file.fileno()).st_ino == before
+        account.sync(account.archive)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.fstat(file.fileno()).st_ino == before
+        assert file.read() == mail("m0")
+
+
+def test_mv_then_cp(make):
+    """cp compares the file that it opened with the one it had looked at."""
+    account = make(n=60)
+    names = sorted(os.listdir(account.inbox))
+    for i in range(0, 60, 4):
+        sh(f"mv {' '.join('INBOX/' + n for n in names[i:i + 4])} Archive/ && "
+           f"cp Archive/{names[i]} Second/", account.mnt)
+    account.sync(account.mnt / "Second")
+    assert len(account.see("Second")) == 15 and len(account.see("Archive")) == 60
 
 
 def test_body_comes_along(make):
