@@ -69,6 +69,7 @@ protect_process (void)
 
   umask (077);
   signal (SIGPIPE, SIG_IGN);
+  signal (SIGXFSZ, SIG_IGN); /* ulimit -f: an error like a full disk */
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   /* Passwords pass through this memory. The leak checker needs to look at it, though. */
   prctl (PR_SET_DUMPABLE, 0);

@@ -5,6 +5,7 @@ import errno
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -134,6 +135,23 @@ def test_password_is_nowhere(mount, dovecot, user, mech, work):
         for path in files_below(daemon.dir):
             if path != daemon.passfile and path.is_file():
                 assert secret.rstrip(b"=") not in path.read_bytes(), path
+
+
+def test_file_size_limit(mount, dovecot, user):
+    """A file that may not grow any more (ulimit -f) is an error of that file, not the end of the
+    mount."""
+    dovecot.fill(user, [1, 2, 1249, 3])  # the one has some megabytes
+    daemon = mount(user).allow("File too large", "disk I/O error", "going on in memory")
+    resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (256 << 10, 256 << 10))
+    with dovecot.client(user) as client:
+        bodies = [client.body(uid) for uid in range(1, 5)]
+    for path in sorted((daemon.mnt / "INBOX").iterdir()):
+        want = bodies[int(path.name[:10]) - 1]
+        try:
+            assert path.read_bytes() == want
+        except OSError as error:
+            assert error.errno == errno.EIO and len(want) > 256 << 10
+    assert daemon.alive()
 
 
 def test_no_core(mount, user, work):
