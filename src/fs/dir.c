@@ -94,7 +94,8 @@ fs_find_by_name (FsServer *server, MailMailbox *mailbox, FsNodeKind kind, const 
         return FALSE;
       g_autofree char *now = fs_message_name (server, info.uidvalidity, message,
                                               given ? base : NULL);
-      return strcmp (now, name) == 0;
+      /* What was listed with the size that the server claimed is the same with the true one. */
+      return strcmp (now, name) == 0 || (!given && fs_names_maildir_differ_in_size (now, name));
     }
   uid = mail_mailbox_uid_of_name (mailbox, name);
   if (uid != 0 && mail_mailbox_find (mailbox, uid, message))
@@ -125,14 +126,14 @@ try_staged (FsOp *op, const FsNode *dir)
 }
 
 /* When a message goes, the kernel is told of the name it is listed under, or knows it. The other,
- * that of its UID, must not outlive it. */
+ * that of its UID or that of a size that was wrong, must not outlive it. */
 static gboolean
 is_listed_name (FsOp *op, const FsNode *dir, const MailMessage *message)
 {
   g_autofree char *given = mail_mailbox_name_of (dir->mailbox, message->uid);
   MailMailboxInfoNow info;
 
-  if (given == NULL)
+  if (given == NULL && !fs_is_maildir (op->server))
     return TRUE;
   mail_mailbox_info (dir->mailbox, &info);
   g_autofree char *listed = fs_message_name (op->server, info.uidvalidity, message, given);

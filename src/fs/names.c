@@ -279,6 +279,19 @@ fs_names_maildir (guint32 uid, guint32 uidvalidity, guint64 size, guint8 flags,
   return g_strdup_printf ("%010u.%u,S=%" G_GUINT64_FORMAT ":2,%s", uid, uidvalidity, size, letters);
 }
 
+gboolean
+fs_names_maildir_differ_in_size (const char *name, const char *other)
+{
+  const char *size = strstr (name, ",S="), *other_size = strstr (other, ",S=");
+
+  if (size == NULL || other_size == NULL || size - name != other_size - other
+      || strncmp (name, other, (gsize)(size - name)) != 0)
+    return FALSE;
+  size += strlen (",S=");
+  other_size += strlen (",S=");
+  return strcmp (size + count_digits (size), other_size + count_digits (other_size)) == 0;
+}
+
 char *
 fs_names_maildir_base (const char *name)
 {

@@ -39,6 +39,8 @@ void fs_names_pop (char *buffer, const char *remote_id);
  * $Forwarded is the letter P. */
 char *fs_names_maildir (guint32 uid, guint32 uidvalidity, guint64 size, guint8 flags,
                         const char *keywords);
+/* Whether two of these names differ in nothing but the size, which both have. */
+gboolean fs_names_maildir_differ_in_size (const char *name, const char *other);
 /* Any ",S=" and ",W=" fields, any info or none (":2," and letters, of which unknown ones count for
  * nothing). has_info: there was a ':' part, as names in cur/ have. Every _out may be NULL. */
 gboolean

@@ -108,6 +108,23 @@ def test_wrong_size(server, fake_mount, claim):
     still_well(daemon, server, found[3])
 
 
+def test_wrong_size_in_a_name(server, fake_mount):
+    """Whoever keeps a Maildir's listing while he reads finds the message under the name he has."""
+    server.inbox.add(BODY, size=len(BODY) + 23)
+    daemon = fake_mount(layout="maildir")
+    new = daemon.mnt / "INBOX" / "new"
+    name, = os.listdir(new)
+    assert name.endswith(f",S={len(BODY) + 23}")
+    attempt(read, new / name)
+    wait_for("the size is right", lambda: os.stat(new / name).st_size == len(BODY))
+    assert attempt(read, new / name).value == BODY
+    daemon.stop()
+    daemon.start()  # the kernel knows nothing of it any more
+    assert attempt(read, new / name).value == BODY
+    now, = os.listdir(new)
+    assert now.endswith(f",S={len(BODY)}") and read(new / now) == BODY
+
+
 def test_nonsense_size(server, fake_mount):
     server.inbox.add(BODY, size=18446744073709551615)
     server.inbox.add(BODY)

@@ -104,6 +104,25 @@ def test_mutt(setup, work, dovecot, user):
         assert {u: m.flags for u, m in now.items()} == {u: m.flags for u, m in truth.items()}
 
 
+def test_names_outlast_reading(mount, dovecot, user):
+    """With eol=lf the size in a name is another one once the message was read: by the name that was
+    listed before, a mail program finds and marks what it has shown."""
+    dovecot.fill(user, range(12), new_every=4)
+    daemon = mount(user, layout="maildir", eol="lf")
+    inbox = daemon.mnt / "INBOX"
+    before = [f"{sub}/{name}" for sub in ("cur", "new") for name in os.listdir(inbox / sub)]
+    assert len(before) == 12
+    for turn in range(2):
+        for name in before:
+            assert b"\r\n" not in (inbox / name).read_bytes()
+        daemon.stop()
+        daemon.start()  # the kernel knows nothing of them any more
+    name = next(n for n in before if n.endswith(":2,S"))
+    os.rename(inbox / name, inbox / name.replace(":2,S", ":2,FS"))
+    os.rename(inbox / name.replace(":2,S", ":2,FS"), inbox / name)
+    assert (inbox / name).read_bytes()
+
+
 def test_find_and_rsync(setup):
     daemon, truth, _, _ = setup
     files = subprocess.run(["find", str(daemon.mnt / "INBOX"), "-type", "f"], capture_output=True,

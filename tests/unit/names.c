@@ -371,6 +371,30 @@ test_maildir_make (gconstpointer data)
 
 static const struct
 {
+  const char *label, *name, *other;
+  gboolean differ;
+} maildir_size_cases[] = {
+  { "size", "0000000042.17,S=99:2,S", "0000000042.17,S=1:2,S", TRUE },
+  { "size-in-new", "0000000042.17,S=99", "0000000042.17,S=1", TRUE },
+  { "flags", "0000000042.17,S=99:2,S", "0000000042.17,S=1:2,", FALSE },
+  { "info", "0000000042.17,S=99", "0000000042.17,S=1:2,", FALSE },
+  { "uid", "0000000042.17,S=99:2,S", "0000000043.17,S=1:2,S", FALSE },
+  { "uidvalidity", "0000000042.17,S=99:2,S", "0000000042.179,S=1:2,S", FALSE },
+  { "no-size", "0000000042.17,S=99:2,S", "0000000042.17:2,S", FALSE },
+  { "wire-size", "0000000042.17,S=99:2,S", "0000000042.17,S=1,W=2:2,S", FALSE },
+};
+
+static void
+test_maildir_size (gconstpointer data)
+{
+  const typeof (maildir_size_cases[0]) *row = data;
+
+  g_assert_cmpint (fs_names_maildir_differ_in_size (row->name, row->other), ==, row->differ);
+  g_assert_cmpint (fs_names_maildir_differ_in_size (row->other, row->name), ==, row->differ);
+}
+
+static const struct
+{
   const char *label, *name;
   gboolean ok;
   guint8 flags;
@@ -579,6 +603,7 @@ main (int argc, char **argv)
   ADD_ROWS ("message", message_cases, test_message);
   g_test_add_func ("/names/pop", test_pop);
   ADD_ROWS ("maildir-make", maildir_make_cases, test_maildir_make);
+  ADD_ROWS ("maildir-size", maildir_size_cases, test_maildir_size);
   ADD_ROWS ("maildir-parse", maildir_parse_cases, test_maildir_parse);
   g_test_add_func ("/names/maildir-info", test_maildir_info);
   ADD_ROWS ("temporary", temporary_cases, test_temporary);
