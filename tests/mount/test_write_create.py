@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Files that become messages: cp, >, install, tar, rsync, dd, and what is refused."""
+import contextlib
 import errno
 import os
 import stat
+import threading
 
 import pytest
 
@@ -393,3 +395,25 @@ def test_mmap_and_sendfile(account, work):
     assert account.subjects() == ["mapped", "old", "sent"]
     assert (account.inbox / "sf.eml").read_bytes() == mail("sent", 5000)
     assert (account.inbox / "mm.eml").read_bytes() == mail("mapped", 5000)
+
+
+def test_written_anew_while_read(account):
+    """The old version goes and the new one comes at any moment: neither is in the writer's way."""
+    path, stop = account.inbox / "again.eml", threading.Event()
+    path.write_bytes(mail("first"))
+
+    def read():
+        while not stop.is_set():
+            with contextlib.suppress(OSError):  # ESTALE, between two versions
+                path.read_bytes()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for i in range(300):
+            path.write_bytes(mail(f"version {i}"))
+    finally:
+        stop.set()
+        reader.join()
+    account.sync()
+    assert account.subjects() == ["old", "version 299"]
