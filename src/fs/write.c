@@ -282,8 +282,18 @@ fs_write (fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t o
 
 /* --- setattr --------------------------------------------------------------------------------- */
 
-/* What the kernel holds under this number is another file by now: told so, it looks for it again by
- * name. */
+/* What the kernel knows by this number was moved, into the trash perhaps, when another version took
+ * its place. */
+static gboolean
+was_moved (FsServer *server, const FsNode *node)
+{
+  g_autoptr (MailStaged) anew = mail_stage_find_replacement (
+      server->store, (guint32)(node->known_as >> 32), (guint32)node->known_as);
+
+  return node->ino != node->known_as && anew == NULL;
+}
+
+/* The same for what has gone just now: told so, the kernel looks for it again by name. */
 static int
 stale_when_gone (const GError *error)
 {
@@ -299,6 +309,8 @@ set_size (FsServer *server, const FsNode *node, off_t size)
   g_autoptr (GError) error = NULL;
   MailMessage message;
 
+  if (was_moved (server, node))
+    return ESTALE; /* the kernel looks again, by name */
   if (staged == NULL && node->kind != FS_NODE_MESSAGE)
     return EISDIR;
   if (staged == NULL && size == 0)

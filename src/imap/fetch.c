@@ -62,7 +62,8 @@ struct FetchJob
   GError *error;
 };
 
-static void add_tasks (FetchJob *job, const MailUidSet *uids, FetchKind kind, gboolean retried);
+static void
+add_tasks (FetchJob *job, const MailUidSet *uids, FetchKind kind, gboolean retried, gboolean newer);
 
 /* --- one message ------------------------------------------------------------------------------ */
 
@@ -301,6 +302,18 @@ task_free (FetchTask *task)
   g_free (task);
 }
 
+/* Nothing came of what arrived after this connection's SELECT: it may not know of it yet. Nearly
+ * always it does, so that it is not asked for news first. */
+static gboolean
+may_be_newer (const FetchTask *task)
+{
+  const ImapSelect *select = task->task.select;
+
+  return task->task.newest == 0 && task->strange == NULL && task->uids->len > 0 && select != NULL
+         && select->uidnext != 0
+         && mail_uid_set_range (task->uids, task->uids->len - 1)->last >= select->uidnext;
+}
+
 /* The command was answered with OK: what is to be asked in another way. */
 static void
 ask_again (FetchTask *task)
@@ -327,11 +340,13 @@ ask_again (FetchTask *task)
         }
     }
   if (task->whole != NULL)
-    add_tasks (job, task->whole, FETCH_WHOLE, task->retried);
+    add_tasks (job, task->whole, FETCH_WHOLE, task->retried, FALSE);
   if (task->empty != NULL)
-    add_tasks (job, task->empty, FETCH_SIZE, task->retried);
+    add_tasks (job, task->empty, FETCH_SIZE, task->retried, FALSE);
   if (task->shorter != NULL)
-    add_tasks (job, task->shorter, FETCH_END, task->retried);
+    add_tasks (job, task->shorter, FETCH_END, task->retried, FALSE);
+  if (may_be_newer (task))
+    add_tasks (job, task->uids, task->kind, task->retried, TRUE);
 }
 
 /* The connection was lost: all that is not finished once more. */
@@ -344,7 +359,7 @@ ask_on_another (FetchTask *task)
     mail_uid_set_add_set (task->uids, task->empty);
   if (task->shorter != NULL)
     mail_uid_set_add_set (task->uids, task->shorter);
-  add_tasks (task->job, task->uids, task->kind, TRUE);
+  add_tasks (task->job, task->uids, task->kind, TRUE, task->task.newest != 0);
 }
 
 static void
@@ -394,7 +409,7 @@ static const ImapTaskOps size_ops = { build, &size_handler, NULL, on_done };
 static const ImapTaskOps fetch_ops = { build, &fetch_handler, wants_body, on_done };
 
 static void
-add_tasks (FetchJob *job, const MailUidSet *uids, FetchKind kind, gboolean retried)
+add_tasks (FetchJob *job, const MailUidSet *uids, FetchKind kind, gboolean retried, gboolean newer)
 {
   const MailUidRange *ranges = (const MailUidRange *)uids->data;
 
@@ -414,7 +429,7 @@ add_tasks (FetchJob *job, const MailUidSet *uids, FetchKind kind, gboolean retri
       g_array_append_vals (task->uids, ranges + i, n);
       job->n_tasks++;
       i += n;
-      task->task.newest = ranges[i - 1].last;
+      task->task.newest = newer ? ranges[i - 1].last : 0;
       imap_pool_submit (job->backend->pool, &task->task);
     }
 }
@@ -436,5 +451,5 @@ imap_fetch (MailBackend *self, const MailFetchRequest *request, MailFetchSink *s
   for (guint i = 0; i < request->n_uids; i++)
     mail_uid_set_add (job->left, request->uids[i].first, request->uids[i].last);
   g_assert (job->left->len > 0);
-  add_tasks (job, job->left, FETCH_PART, FALSE);
+  add_tasks (job, job->left, FETCH_PART, FALSE, FALSE);
 }
