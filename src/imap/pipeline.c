@@ -114,7 +114,6 @@ ask_for_newer (ImapSession *session, const ImapEntry *entry)
 
   noop->command = imap_command_new ("NOOP");
   noop->done = on_news;
-  noop->select = imap_select_ref (entry->select);
   entry->select->asking_below = entry->task->newest + 1;
   g_queue_push_head (&session->waiting, noop);
 }
