@@ -72,6 +72,7 @@ typedef struct
   guint8 flags;
   guint32 keywords;     /* id, see mail_store_keywords */
   guint32 replaces_uid; /* the message whose place it takes (truncated and written anew), or 0 */
+  guint n_emptied; /* how often it was truncated to nothing */
   guint32 content_id, uid; /* once DONE */
 } MailStagedInfo;
 
@@ -142,8 +143,15 @@ void mail_staged_rename (MailStaged *staged, MailMailbox *target, guint area, co
                          MailDoneFunc done, gpointer user_data);
 /* unlink; one that is on its way is removed from the server as soon as it is there. */
 void mail_staged_drop (MailStaged *staged, MailDoneFunc done, gpointer user_data);
-/* The kernel forgot its inode: an empty one nobody will write to any more goes to failed. */
-void mail_staged_forget (MailStaged *staged);
+/* The messages by whose inodes it can be written, each content id << 32 | UID: the one it replaces, and
+ * earlier versions that somebody may still have open. The caller's. */
+GArray *mail_staged_numbers (MailStaged *staged);
+/* The kernel does not know that one any more; the message it replaces now stays. */
+void mail_staged_forget_number (MailStaged *staged, guint64 number);
+/* The kernel forgot its inode: an empty one nobody will write to any more goes to failed, and one that
+ * stands for a message is dropped. Nothing happens if it was emptied since its n_emptied was asked for:
+ * whoever did that is going to write. */
+void mail_staged_forget (MailStaged *staged, guint n_emptied);
 
 /* --- mailboxes; never a burst ---------------------------------------------------------------- */
 

@@ -22,6 +22,8 @@ typedef struct
   gboolean contents; /* pages (a directory's listing) too, not only attributes */
   gboolean is_dir;   /* told once for all that comes before it is due */
   char *name;        /* an entry that is no longer so */
+  MailStaged *staged; /* which replaces a message, and is ended if the kernel knows it no more */
+  guint n_emptied;
   GArray *uids;      /* of messages of this content id, whose bytes the kernel is to have */
   guint32 content_id;
   gint64 delay; /* µs before it is told */
@@ -51,6 +53,7 @@ notice_free (gpointer data)
 
   g_free (notice->name);
   g_clear_pointer (&notice->uids, g_array_unref);
+  g_clear_pointer (&notice->staged, mail_staged_unref);
   g_free (notice);
 }
 
@@ -69,6 +72,8 @@ tell (FsServer *server, const Notice *notice)
   if (notice->uids != NULL)
     fs_hand_on_cached (server, notice->content_id, (const guint32 *)notice->uids->data,
                        notice->uids->len);
+  else if (notice->staged != NULL)
+    fs_replacement_forget (server, notice->staged, notice->n_emptied);
   else if (notice->name != NULL)
     fuse_lowlevel_notify_inval_entry (session, notice->ino, notice->name, strlen (notice->name));
   else
@@ -348,6 +353,12 @@ void
 fs_notify_contents (FsServer *server, fuse_ino_t ino)
 {
   push (server, ino, TRUE, NULL);
+}
+
+void
+fs_notify_replacement (FsServer *server, MailStaged *staged, guint n_emptied)
+{
+  add (server, (Notice) { .staged = mail_staged_ref (staged), .n_emptied = n_emptied });
 }
 
 static void

@@ -201,6 +201,7 @@ guint fs_area (FsNodeKind kind); /* a staged file's area is the directory it sta
 void fs_stat_staged (FsServer *server, MailStaged *staged, struct stat *st);
 void fs_staged_remember (FsServer *server, guint32 id); /* one lookup more */
 void fs_staged_forget (FsServer *server, fuse_ino_t ino, guint64 n_lookups);
+void fs_replacement_forget (FsServer *server, MailStaged *staged, guint n_emptied);
 /* A name that stays local: temporary, or anything in tmp. */
 gboolean fs_is_local_name (const FsNode *dir, const char *name);
 /* The message a staged file has become: FALSE, or a reference and the UID. */
@@ -269,6 +270,8 @@ void fs_notify_entry_later (FsServer *server, fuse_ino_t dir, const char *name);
 /* The same for the name of a message. */
 void fs_notify_message (FsServer *server, MailMailbox *mailbox, guint32 uid);
 /* Told by the store. */
+/* The kernel forgot one of the numbers of what replaces a message: if it knows none, it is ended. */
+void fs_notify_replacement (FsServer *server, MailStaged *staged, guint n_emptied);
 extern const MailStoreEvents fs_notify_events;
 void fs_notify_stop (FsNotify *notify); /* drops what is queued; the thread ends soon */
 gboolean fs_notify_has_stopped (FsNotify *notify);

@@ -72,40 +72,72 @@ fs_staged_remember (FsServer *server, guint32 id)
     mail_stage_known (server->store, id);
 }
 
-void
-fs_staged_forget (FsServer *server, fuse_ino_t ino, guint64 n_lookups)
+/* TRUE: that was the last of them. */
+static gboolean
+count_forgotten (FsServer *server, guint32 id, guint64 n_lookups)
 {
-  guint32 id = (guint32)ino;
-  gboolean last = FALSE;
-
-  if (ino >> 32 != FS_INO_STAGED)
-    {
-      /* Of a message that was written anew. The kernel forgets an inode all at once. */
-      g_autoptr (MailStaged) replacement = mail_stage_find_replacement (server->store,
-                                                                        (guint32)(ino >> 32), id);
-
-      if (replacement != NULL)
-        {
-          forget_writer (server, replacement);
-          mail_staged_forget (replacement);
-        }
-      return;
-    }
   g_mutex_lock (&server->lock);
   guint64 count = GPOINTER_TO_UINT (
       g_hash_table_lookup (server->staged_lookups, GUINT_TO_POINTER (id)));
-  last = count <= n_lookups;
+  gboolean last = count <= n_lookups;
   if (last)
     g_hash_table_remove (server->staged_lookups, GUINT_TO_POINTER (id));
   else
     g_hash_table_insert (server->staged_lookups, GUINT_TO_POINTER (id),
                          GUINT_TO_POINTER (count - n_lookups));
   g_mutex_unlock (&server->lock);
-  g_autoptr (MailStaged) staged = last ? mail_stage_find (server->store, id) : NULL;
+  return last;
+}
+
+void
+fs_staged_forget (FsServer *server, fuse_ino_t ino, guint64 n_lookups)
+{
+  g_autoptr (MailStaged) staged = NULL;
+  MailStagedInfo info;
+
+  if (ino >> 32 != FS_INO_STAGED)
+    staged = mail_stage_find_replacement (server->store, (guint32)(ino >> 32), (guint32)ino);
+  else if (count_forgotten (server, (guint32)ino, n_lookups))
+    staged = mail_stage_find (server->store, (guint32)ino);
   if (staged == NULL)
     return;
+  mail_staged_info (staged, &info);
+  g_autoptr (GArray) numbers = mail_staged_numbers (staged);
+  if (numbers->len > 0)
+    {
+      fs_notify_replacement (server, staged, info.n_emptied);
+      return;
+    }
   forget_writer (server, staged);
-  mail_staged_forget (staged);
+  mail_staged_forget (staged, info.n_emptied);
+}
+
+/* The kernel may know a file that is written anew by the numbers of several messages, whose look-ups
+ * are not counted, and by its own. It says late what it forgot, perhaps after it has looked again: so
+ * it is asked for each. Notifier thread; the kernel answers at once. */
+void
+fs_replacement_forget (FsServer *server, MailStaged *staged, guint n_emptied)
+{
+  g_autoptr (GArray) numbers = mail_staged_numbers (staged);
+  MailStagedInfo info;
+
+  mail_staged_info (staged, &info);
+  g_mutex_lock (&server->lock);
+  gboolean known = g_hash_table_contains (server->staged_lookups, GUINT_TO_POINTER (info.id));
+  g_mutex_unlock (&server->lock);
+  for (guint i = 0; i < numbers->len; i++)
+    {
+      fuse_ino_t message = g_array_index (numbers, guint64, i);
+
+      if (fuse_lowlevel_notify_inval_inode (server->session, message, -1, 0) == -ENOENT)
+        mail_staged_forget_number (staged, message);
+      else
+        known = TRUE;
+    }
+  if (known)
+    return;
+  forget_writer (server, staged);
+  mail_staged_forget (staged, n_emptied);
 }
 
 fuse_ino_t

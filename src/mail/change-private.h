@@ -95,6 +95,7 @@ struct MailStaged
   gboolean known;       /* to the kernel */
   gboolean dirty;       /* written since it was committed */
   gboolean written;     /* bytes were given at all */
+  guint n_emptied;
   gboolean has_spool;
   gboolean orphan;  /* of an earlier run: no kernel knows its inode */
   gboolean dropped; /* the user removed it while it was on its way */
@@ -104,6 +105,7 @@ struct MailStaged
   guint8 flags;
   char *keywords;
   guint32 replaces_content, replaces_uid, replaces_uidvalidity;
+  GArray *numbers;     /* guint64 keys of by_replaced that lead here; or NULL */
   gboolean retired;    /* that one goes already, by a change of its own */
   MailMailbox *source; /* of a copy or move */
   char *source_name;

@@ -461,16 +461,17 @@ mail_staged_drop (MailStaged *staged, MailDoneFunc done, gpointer user_data)
 }
 
 void
-mail_staged_forget (MailStaged *staged)
+mail_staged_forget (MailStaged *staged, guint n_emptied)
 {
   MailChanges *changes = staged->changes;
   g_autoptr (MailStaged) kept G_GNUC_UNUSED = mail_staged_ref (staged);
   gboolean commit = FALSE, empty = FALSE;
 
   g_mutex_lock (&changes->lock);
-  if (staged->state == MAIL_STAGED_DONE && !staged->dirty)
+  gboolean anew = staged->n_emptied != n_emptied;
+  if (!anew && staged->state == MAIL_STAGED_DONE && !staged->dirty)
     mail_staged_discard_locked (staged, MAIL_STAGED_DONE);
-  else if (staged->state == MAIL_STAGED_LOCAL && !staged->temporary)
+  else if (!anew && staged->state == MAIL_STAGED_LOCAL && !staged->temporary)
     {
       commit = staged->size > 0;
       empty = !commit && !staged->in_place;

@@ -328,6 +328,7 @@ mail_staged_truncate (MailStaged *staged, guint64 size, GError **error)
   gboolean good = FALSE;
 
   g_mutex_lock (&changes->lock);
+  staged->n_emptied += size == 0;
   if (size == staged->size && staged->state != MAIL_STAGED_FAILED)
     {
       g_mutex_unlock (&changes->lock);

@@ -54,6 +54,7 @@ mail_staged_unref (MailStaged *staged)
   g_clear_pointer (&staged->mailbox, mail_mailbox_unref);
   g_clear_pointer (&staged->source, mail_mailbox_unref);
   g_clear_pointer (&staged->recommit, g_array_unref);
+  g_clear_pointer (&staged->numbers, g_array_unref);
   g_free (staged->mailbox_name);
   g_free (staged->source_name);
   g_free (staged->name);
@@ -167,34 +168,84 @@ mail_staged_place_locked (MailStaged *staged, MailMailbox *mailbox, const char *
   mail_staged_list_locked (staged, listed);
 }
 
-/* Whoever writes to that message now writes to another file. */
+static void
+drop_number_locked (MailStaged *staged, guint at)
+{
+  GHashTable *table = staged->changes->by_replaced;
+  guint64 number = g_array_index (staged->numbers, guint64, at);
+
+  if (g_hash_table_lookup (table, &number) == staged)
+    g_hash_table_remove (table, &number);
+  g_array_remove_index_fast (staged->numbers, at);
+}
+
+/* Whoever writes to those messages now writes to another file. */
 void
 mail_staged_unstand_locked (MailStaged *staged)
 {
-  GHashTable *table = staged->changes->by_replaced;
-  guint64 key = mail_staged_key (staged->replaces_content, staged->replaces_uid);
-
-  if (g_hash_table_lookup (table, &key) == staged)
-    g_hash_table_remove (table, &key);
+  while (staged->numbers != NULL && staged->numbers->len > 0)
+    drop_number_locked (staged, staged->numbers->len - 1);
 }
 
+static gboolean
+find_number (const MailStaged *staged, guint64 number, guint *at_out)
+{
+  for (guint i = 0; staged->numbers != NULL && i < staged->numbers->len; i++)
+    if (g_array_index (staged->numbers, guint64, i) == number)
+      {
+        *at_out = i;
+        return TRUE;
+      }
+  return FALSE;
+}
+
+/* The version before may still be open, so that it leads here too. */
 void
 mail_staged_stand_for_locked (MailStaged *staged, guint32 content_id, guint32 uidvalidity,
                               guint32 uid)
 {
-  GHashTable *table = staged->changes->by_replaced;
-  guint64 key;
+  guint64 number = mail_staged_key (content_id, uid);
+  guint at;
 
-  mail_staged_unstand_locked (staged);
   staged->replaces_content = content_id;
   staged->replaces_uidvalidity = uidvalidity;
   staged->replaces_uid = uid;
   staged->retired = FALSE;
   staged->in_place = uid != 0;
   if (uid == 0)
-    return;
-  key = mail_staged_key (content_id, uid);
-  g_hash_table_replace (table, g_memdup2 (&key, sizeof key), staged);
+    {
+      mail_staged_unstand_locked (staged);
+      return;
+    }
+  if (staged->numbers == NULL)
+    staged->numbers = g_array_new (FALSE, FALSE, sizeof number);
+  if (!find_number (staged, number, &at))
+    g_array_append_val (staged->numbers, number);
+  g_hash_table_replace (staged->changes->by_replaced, g_memdup2 (&number, sizeof number), staged);
+}
+
+GArray *
+mail_staged_numbers (MailStaged *staged)
+{
+  GArray *copy = g_array_new (FALSE, FALSE, sizeof (guint64));
+
+  g_mutex_lock (&staged->changes->lock);
+  if (staged->numbers != NULL)
+    g_array_append_vals (copy, staged->numbers->data, staged->numbers->len);
+  g_mutex_unlock (&staged->changes->lock);
+  return copy;
+}
+
+void
+mail_staged_forget_number (MailStaged *staged, guint64 number)
+{
+  guint at;
+
+  g_mutex_lock (&staged->changes->lock);
+  if (number != mail_staged_key (staged->replaces_content, staged->replaces_uid)
+      && find_number (staged, number, &at))
+    drop_number_locked (staged, at);
+  g_mutex_unlock (&staged->changes->lock);
 }
 
 void
@@ -595,6 +646,7 @@ mail_staged_info (MailStaged *staged, MailStagedInfo *info_out)
     .flags = staged->flags,
     .keywords = mail_index_keywords_id (changes->store->index, staged->keywords),
     .replaces_uid = staged->in_place ? staged->replaces_uid : 0,
+    .n_emptied = staged->n_emptied,
     .content_id = staged->content_id,
     .uid = staged->uid,
   };

@@ -684,7 +684,7 @@ user_forget (Sequence *s)
   for (guint i = 0; i < s->files->len; i++)
     if (g_array_index (s->files, File, i).staged == staged)
       return;
-  mail_staged_forget (staged);
+  mail_staged_forget (staged, staged->n_emptied);
 }
 
 static void

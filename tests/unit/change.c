@@ -178,7 +178,7 @@ test_empty (void)
   g_assert_cmpuint (mail_stage_count (harness->store, inbox), ==, 2);
   mail_staged_commit (other, TRUE, told, &done);
   g_assert_cmpint (wait_code (harness, &done), ==, MAIL_ERROR_INVALID);
-  mail_staged_forget (staged);
+  mail_staged_forget (staged, staged->n_emptied);
   g_assert_cmpuint (n_failed (harness, ""), ==, 2);
   g_assert_cmpuint (harness->server->n_commands, ==, 0);
   harness_free (harness);
@@ -984,7 +984,7 @@ test_placeholder (void)
   wait_good (harness, &done);
   g_autoptr (MailStaged) found = mail_stage_find (harness->store, info.id);
   g_assert_true (found == staged);
-  mail_staged_forget (staged);
+  mail_staged_forget (staged, staged->n_emptied);
   g_assert_cmpuint (g_hash_table_size (harness->store->changes->staged), ==, 0);
   mail_staged_unref (staged);
   mail_mailbox_unref (inbox);
