@@ -15,6 +15,7 @@
 #define BULK_DEPTH_ONLY 2 /* commands, where all others must go in between, for good */
 #define BULK_DEPTH_SOLE 6 /* where they must until a second connection is made */
 #define BULK_DEPTH 16     /* what one connection needs to fill a long wire */
+#define BULK_LASTS_MS 1000 /* more was wanted for so long: worth another login */
 
 typedef struct
 {
@@ -144,7 +145,9 @@ pick_bulk (ImapPool *pool, const ImapTask *task)
           best = slot;
         }
     }
-  if (best == NULL || n_ready == 1)
+  if (best == NULL && pool->bulk_since == 0)
+    pool->bulk_since = imap_now ();
+  if (n_ready == 1 || (best == NULL && imap_now () - pool->bulk_since > BULK_LASTS_MS))
     pool->more = TRUE;
   return best;
 }
@@ -201,4 +204,6 @@ imap_pool_place (ImapPool *pool)
     take_back_stuck (pool);
   place_queue (pool, &pool->interactive, pick_interactive);
   place_queue (pool, &pool->bulk, pick_bulk);
+  if (g_queue_is_empty (&pool->bulk))
+    pool->bulk_since = 0;
 }

@@ -46,6 +46,7 @@ struct ImapPool
   gboolean slow_line;           /* worth compressing */
   gint64 ticked_at;
   gint64 progress_at; /* something was placed or answered */
+  gint64 bulk_since;  /* there was always more bulk work than had room since then; 0: there is not */
 
   GError *down; /* known to be down; what requests are told */
   gint64 next_try, last_try;

@@ -12,6 +12,8 @@
 
 #include <string.h>
 
+#define HAND_ON_MAX (1024 * G_GUINT64_CONSTANT (1024)) /* larger ones are read in pieces */
+
 static void check_start (MailFetch *fetch, guint32 uid, guint64 end);
 
 /* --- bytes arriving, net thread -------------------------------------------------------------- */
@@ -130,6 +132,20 @@ enter_message (MailFetch *fetch, guint32 uid, guint64 offset)
     g_set_error (&fetch->error, MAIL_ERROR, MAIL_ERROR_PROTOCOL, "it does not begin at its start");
 }
 
+/* Nobody waits for it, and the kernel is to have it. */
+static gboolean
+is_ahead (MailFetch *fetch)
+{
+  MailFetches *fetches = fetch->fetches;
+  guint64 key = mail_fetch_key (fetch->content_id, fetch->uid);
+
+  g_mutex_lock (&fetches->lock);
+  const MailPending *pending = g_hash_table_lookup (fetches->pending, &key);
+  gboolean ahead = pending != NULL && pending->hand_on && pending->waiters.length == 0;
+  g_mutex_unlock (&fetches->lock);
+  return ahead;
+}
+
 static void
 fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data, gsize length)
 {
@@ -147,7 +163,9 @@ fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data
       wake_readers (fetch);
       return;
     }
-  if (offset == fetch->small->len && offset + length <= MAIL_BLOCK_SIZE)
+  if (offset == fetch->small->len
+      && (offset + length <= MAIL_BLOCK_SIZE
+          || (offset + length <= HAND_ON_MAX && is_ahead (fetch))))
     {
       g_byte_array_append (fetch->small, data, length);
       fetch->wire_offset = offset + length;
@@ -159,20 +177,14 @@ fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data
   wake_readers (fetch);
 }
 
-/* It is in the cache now: a reader that comes meanwhile is answered from there. He must not be
- * reading it already: the kernel would have to wait for that, and the net thread with it. */
+/* It is in the cache now, and whole: a reader that comes meanwhile is answered from there. He must
+ * not be reading it already: the kernel would have to wait for that, and the net thread with it. */
 static void
 hand_on (MailFetch *fetch)
 {
-  MailFetches *fetches = fetch->fetches;
-  const MailStore *store = fetches->store;
-  guint64 key = mail_fetch_key (fetch->content_id, fetch->uid);
+  const MailStore *store = fetch->fetches->store;
 
-  g_mutex_lock (&fetches->lock);
-  const MailPending *pending = g_hash_table_lookup (fetches->pending, &key);
-  gboolean ahead = pending != NULL && pending->hand_on && pending->waiters.length == 0;
-  g_mutex_unlock (&fetches->lock);
-  if (ahead && store->events.fetched_ahead != NULL
+  if (is_ahead (fetch) && store->events.fetched_ahead != NULL
       && !mail_readahead_is_near (store->readahead, fetch->mailbox, fetch->content_id, fetch->uid))
     store->events.fetched_ahead (store->events_data, fetch->content_id, fetch->uid,
                                  fetch->small->data, fetch->small->len);

@@ -426,14 +426,27 @@ mail_fetches_busy (MailFetches *fetches, guint32 content_id, guint32 uid)
 static MailFetch *
 find_room (GPtrArray *requests, const MailFetchPart *part)
 {
-  for (guint i = requests->len; i-- > 0;)
+  for (guint i = requests->len; part->start == 0 && i-- > 0;)
     {
       MailFetch *fetch = requests->pdata[i];
 
-      if (fetch->end == part->end)
+      if (fetch->start == 0 && fetch->end == part->end)
         return fetch->cost + part->cost <= CHUNK_MAX ? fetch : NULL;
     }
   return NULL;
+}
+
+/* What somebody fetches already is left to him; only where that is the first block of a message of
+ * which more is wanted now, the part is what comes behind it. */
+static gboolean
+leave_claimed (const MailPending *pending, MailFetchPart *part)
+{
+  guint64 end = part->end;
+
+  if (pending == NULL)
+    return TRUE;
+  return mail_claims_first_free (pending, &part->start, &end) && part->start == MAIL_BLOCK_SIZE
+         && end == part->end;
 }
 
 void
@@ -444,26 +457,26 @@ mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 content_
 
   for (guint i = 0; i < n_parts; i++)
     {
-      guint64 key = mail_fetch_key (content_id, parts[i].uid);
+      MailFetchPart part = parts[i];
+      guint64 key = mail_fetch_key (content_id, part.uid);
 
-      g_autoptr (MailCacheFile) file = mail_cache_get (fetches->store->cache, content_id,
-                                                       parts[i].uid, 0);
+      g_autoptr (MailCacheFile) file = mail_cache_get (fetches->store->cache, content_id, part.uid,
+                                                       0);
       g_mutex_lock (&fetches->lock);
-      /* What somebody fetches already is left to him. */
-      if (!g_hash_table_contains (fetches->pending, &key))
+      if (leave_claimed (g_hash_table_lookup (fetches->pending, &key), &part))
         {
-          MailFetch *fetch = find_room (requests, &parts[i]);
+          MailFetch *fetch = find_room (requests, &part);
           if (fetch == NULL)
             {
-              fetch = mail_fetch_new (fetches, mailbox, content_id, parts[i].start, parts[i].end,
+              fetch = mail_fetch_new (fetches, mailbox, content_id, part.start, part.end,
                                       MAIL_PRIORITY_BULK);
               g_ptr_array_add (requests, fetch);
             }
-          g_array_append_val (fetch->uids, parts[i].uid);
-          fetch->cost += parts[i].cost;
+          g_array_append_val (fetch->uids, part.uid);
+          fetch->cost += part.cost;
           MailPending *pending = mail_claims_get (fetches, key, file, MAIL_TO_END);
-          mail_claims_add (pending, parts[i].start, parts[i].end);
-          pending->hand_on = parts[i].hand_on;
+          mail_claims_add (pending, part.start, part.end);
+          pending->hand_on = part.hand_on && part.start == 0;
         }
       g_mutex_unlock (&fetches->lock);
     }

@@ -20,8 +20,9 @@
 #define SKIP_FIRST 4u
 /* Of what was handed to the kernel no read comes here: one message in so many is not, to see where
  * the walker is. */
-#define PROBE_EVERY 8u
-#define NEAR 32u /* messages; more than a walker gets on between being seen and handing on */
+#define PROBE_EVERY 16u
+#define NEAR 8u    /* messages behind where a walker was seen that he may be reading just now */
+#define BEHIND 32u /* and that he may have come through */
 #define WALK_AFTER 4u
 #define WALK_GAP G_TIME_SPAN_SECOND /* from the last of one mailbox to the first of the next */
 #define WALK_ON 128u
@@ -204,7 +205,7 @@ comes_from (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, 
             gint *step_out)
 {
   const Scan *latest = &readahead->scans[0];
-  MailMessage next[NEAR];
+  MailMessage next[BEHIND];
 
   for (guint i = 1; i < N_SCANS; i++)
     if (readahead->scans[i].used > latest->used)
@@ -214,7 +215,7 @@ comes_from (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, 
       || mail_mailbox_next (mailbox, 0, next, NULL, 1) == 0 || next[0].uid != uid)
     return NULL;
   g_autoptr (MailMailbox) last = mail_store_contents (readahead->store, latest->content_id);
-  if (last == NULL || mail_mailbox_next (last, latest->uid, next, NULL, NEAR) == NEAR)
+  if (last == NULL || mail_mailbox_next (last, latest->uid, next, NULL, BEHIND) == BEHIND)
     return NULL;
   *step_out = mail_mailbox_step (last, mailbox);
   return latest;
@@ -272,6 +273,7 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
       for (guint i = 0; i < n && chosen < budget; i++)
         {
           guint64 end = ahead_end (readahead, scan, next[i].size);
+          guint64 from = 0, to;
           MailFetchPart part = { .uid = next[i].uid,
                                  .end = end,
                                  .cost = cost (end, next[i].size),
@@ -282,8 +284,10 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
           g_autoptr (MailCacheFile) file = mail_cache_peek (readahead->store->cache,
                                                             scan->content_id, next[i].uid, 0);
           if (end == 0 || mail_store_is_kept (readahead->store, mailbox, next[i].uid)
-              || (file != NULL && mail_cache_file_has (file, 0, MIN (part.end, MAIL_TO_END / 2))))
+              || (file != NULL
+                  && !mail_cache_file_missing (file, 0, MIN (end, MAIL_TO_END / 2), &from, &to)))
             continue;
+          part.start = from == MAIL_BLOCK_SIZE ? from : 0;
           chosen += part.cost;
           scan->n_chosen++;
           g_array_append_val (parts, part);
@@ -426,8 +430,9 @@ choose_cached (Scan *scan, MailMailbox *mailbox, GArray *uids)
 {
   MailMessage next[WALK_ON];
 
-  guint32 from = MAX (scan->named, near_to (scan, mailbox));
-  guint n = mail_mailbox_next (mailbox, from, next, NULL, WALK_ON);
+  guint n = mail_mailbox_next (mailbox, scan->uid, next, NULL, BEHIND);
+  guint32 from = MAX (scan->named, n > 0 ? next[n - 1].uid : scan->uid);
+  n = mail_mailbox_next (mailbox, from, next, NULL, WALK_ON);
   for (guint i = 0; i < n; i++)
     if (scan->n_chosen++ % PROBE_EVERY != 0 && next[i].size <= MAIL_BLOCK_SIZE)
       g_array_append_val (uids, next[i].uid);
@@ -511,6 +516,13 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
   scan->size = size;
   scan->read_to = MAX (scan->read_to, MIN (end, size));
   scan->used = g_get_monotonic_time ();
+  if (!scan->full && scan->read_to > MAIL_BLOCK_SIZE)
+    {
+      /* Of what was asked for so far he will want the rest too. */
+      scan->full = TRUE;
+      scan->ahead = uid;
+      scan->ahead_bytes = 0;
+    }
 
   gboolean active = scan->window > 0 && scan->ahead >= uid;
   if (scan->run >= 2 && (missed || active)

@@ -40,6 +40,10 @@ def fetches(daemon):
     return daemon.log().count("BODY.PEEK[")
 
 
+def large(size):
+    return lambda number, seed: f"Subject: {number}\n\n".encode() + (b"x" * 76 + b"\n") * (size // 77)
+
+
 @pytest.mark.main
 @pytest.mark.parametrize("options", [{}, {"ro": True}, {"layout": "maildir"}], ids=str)
 def test_walk(mount, dovecot, user, options):
@@ -74,8 +78,7 @@ def test_walk(mount, dovecot, user, options):
 def test_heads(mount, dovecot, user):
     """Who reads the start of each large message has just those fetched, many at a time."""
     n, size = 80, 200_000
-    dovecot.fill(user, range(n), new_every=0, make=lambda number, seed:
-                 f"Subject: {number}\n\n".encode() + (b"x" * 76 + b"\n") * (size // 77))
+    dovecot.fill(user, range(n), new_every=0, make=large(size))
     daemon = mount(user, refresh=600)  # looking for changes is not counted
     inbox = daemon.mnt / "INBOX"
     names = sorted(os.listdir(inbox))
@@ -87,11 +90,51 @@ def test_heads(mount, dovecot, user):
     assert daemon.counter("bytes_in") - moved < n * size // 3
 
 
+def test_large(mount, dovecot, user):
+    """Messages of several blocks are handed to the kernel whole: their readers ask for next to nothing."""
+    n, size = 60, 300_000
+    dovecot.fill(user, range(n), new_every=0, make=large(size))
+    daemon = mount(user, refresh=600)
+    inbox = daemon.mnt / "INBOX"
+    names = sorted(os.listdir(inbox))
+    with dovecot.client(user) as client:
+        truth = {uid: m.sha256 for uid, m in client.messages().items()}
+    got = walk(inbox, names[:10])
+    settle(daemon)
+    before = daemon.status()
+    for at in range(10, n, 10):
+        got.update(walk(inbox, names[at:at + 10]))
+        settle(daemon)
+    assert got == truth
+    now = daemon.status()
+    assert sum(now[k] - before[k] for k in ("hits", "misses")) < 3 * (n - 10) // 2
+    assert now["ahead"] > n // 2
+
+
+def test_rest(mount, dovecot, user):
+    """Of large messages only the start is fetched ahead, until he reads one of them to its end: then of those
+    that follow, too, before he comes there."""
+    make = large(100_000)
+    dovecot.fill(user, range(6), new_every=0, make=lambda number, seed:
+                 make(number, seed) if number > 1 else mail(str(number)))
+    daemon = mount(user, refresh=600)
+    inbox = daemon.mnt / "INBOX"
+    names = sorted(os.listdir(inbox))
+
+    def cached(name):
+        return int(os.getxattr(inbox / name, "user.mailfs.cached"))
+
+    walk(inbox, names[:2])
+    wait_for("their start is here", lambda: all(cached(name) == 65536 for name in names[2:]))
+    walk(inbox, names[2:3])
+    wait_for("they are here", lambda: all(cached(name) == os.stat(inbox / name).st_size
+                                          for name in names[2:]))
+
+
 def test_chunks(mount, dovecot, user):
     """One command brings no more than a few MiB, since others may have to wait behind it."""
     n, size = 300, 200_000
-    dovecot.fill(user, range(n), new_every=0, make=lambda number, seed:
-                 f"Subject: {number}\n\n".encode() + (b"x" * 76 + b"\n") * (size // 77))
+    dovecot.fill(user, range(n), new_every=0, make=large(size))
     daemon = mount(user, _args=("-f", "-v"))
     inbox = daemon.mnt / "INBOX"
     for name in sorted(os.listdir(inbox)):
