@@ -21,8 +21,7 @@
 /* Of what was handed to the kernel no read comes here: one message in so many is not, to see where
  * the walker is. */
 #define PROBE_EVERY 16u
-#define NEAR 8u    /* messages behind where a walker was seen that he may be reading just now */
-#define BEHIND 32u /* and that he may have come through */
+#define NEAR 32u /* messages; more than a walker gets on between being seen and handing on */
 #define WALK_AFTER 4u
 #define WALK_GAP G_TIME_SPAN_SECOND /* from the last of one mailbox to the first of the next */
 #define WALK_ON 128u
@@ -205,7 +204,7 @@ comes_from (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, 
             gint *step_out)
 {
   const Scan *latest = &readahead->scans[0];
-  MailMessage next[BEHIND];
+  MailMessage next[NEAR];
 
   for (guint i = 1; i < N_SCANS; i++)
     if (readahead->scans[i].used > latest->used)
@@ -215,7 +214,7 @@ comes_from (MailReadahead *readahead, MailMailbox *mailbox, guint32 content_id, 
       || mail_mailbox_next (mailbox, 0, next, NULL, 1) == 0 || next[0].uid != uid)
     return NULL;
   g_autoptr (MailMailbox) last = mail_store_contents (readahead->store, latest->content_id);
-  if (last == NULL || mail_mailbox_next (last, latest->uid, next, NULL, BEHIND) == BEHIND)
+  if (last == NULL || mail_mailbox_next (last, latest->uid, next, NULL, NEAR) == NEAR)
     return NULL;
   *step_out = mail_mailbox_step (last, mailbox);
   return latest;
@@ -430,9 +429,8 @@ choose_cached (Scan *scan, MailMailbox *mailbox, GArray *uids)
 {
   MailMessage next[WALK_ON];
 
-  guint n = mail_mailbox_next (mailbox, scan->uid, next, NULL, BEHIND);
-  guint32 from = MAX (scan->named, n > 0 ? next[n - 1].uid : scan->uid);
-  n = mail_mailbox_next (mailbox, from, next, NULL, WALK_ON);
+  guint32 from = MAX (scan->named, near_to (scan, mailbox));
+  guint n = mail_mailbox_next (mailbox, from, next, NULL, WALK_ON);
   for (guint i = 0; i < n; i++)
     if (scan->n_chosen++ % PROBE_EVERY != 0 && next[i].size <= MAIL_BLOCK_SIZE)
       g_array_append_val (uids, next[i].uid);
