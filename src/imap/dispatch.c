@@ -11,7 +11,6 @@
 #define MAX_WEIGHT 16     /* pipelined on one connection */
 #define STALLED_MS 1000   /* without progress: others go elsewhere */
 #define STALLED_TICKS 5   /* in which it said nothing */
-#define WAIT_WEIGHT 8     /* from here on rather wait for a new connection */
 #define BULK_DEPTH_ONLY 2 /* commands, where all others must go in between, for good */
 #define BULK_DEPTH_SOLE 6 /* where they must until a second connection is made */
 #define BULK_DEPTH 16     /* what one connection needs to fill a long wire */
@@ -102,7 +101,7 @@ pick_interactive (ImapPool *pool, const ImapTask *task)
       if (!imap_connection_is_ready (slot->connection))
         continue;
       load = load_of (slot, task);
-      if (load.weight - load.n_bulk >= (can_open ? WAIT_WEIGHT : MAX_WEIGHT)
+      if (load.weight - load.n_bulk >= (can_open ? IMAP_WEIGHT_LONG : MAX_WEIGHT)
           || (load.stalled && can_open))
         continue;
       cost = interactive_cost (slot, task, &load);

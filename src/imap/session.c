@@ -536,6 +536,14 @@ imap_session_delimiter (const ImapSession *session)
   return session->delimiter;
 }
 
+void
+imap_session_reweigh (ImapSession *session, ImapTask *task, guint weight)
+{
+  imap_session_count_task (session, task, -1);
+  task->weight = weight;
+  imap_session_count_task (session, task, 1);
+}
+
 guint
 imap_session_n_tasks (const ImapSession *session, guint *n_bulk, guint *weight)
 {

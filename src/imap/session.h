@@ -126,6 +126,8 @@ void imap_session_forget_qresync (ImapSession *session);        /* it did not do
 char imap_session_delimiter (const ImapSession *session);
 /* Tasks (not the session's own commands) it holds; of these bulk ones; sum of their weights. */
 guint imap_session_n_tasks (const ImapSession *session, guint *n_bulk, guint *weight);
+/* The task is with this session. */
+void imap_session_reweigh (ImapSession *session, ImapTask *task, guint weight);
 /* How many tasks were answered with OK. */
 guint imap_session_n_done (const ImapSession *session);
 /* Whether since the last call the server said that it wants to be left alone. */

@@ -12,6 +12,8 @@
 
 #include <string.h>
 
+#define LONG_LISTING 2000u /* messages; a shorter one is over sooner than a login */
+
 typedef enum
 {
   SYNC_EXAMINE,
@@ -40,6 +42,7 @@ struct SyncJob
   MailMailboxStatus known;
   MailSyncSink *sink;
   guint n_tasks;
+  ImapTask *listing; /* the one behind the EXAMINE; NULL: there is none, or it is over */
   GError *error;
   gboolean retried, without_qresync;
 
@@ -333,6 +336,9 @@ on_examined (SyncJob *job, SyncTask *task, ImapSession *session)
   job->status.uidnext = select->uidnext;
   job->status.n_messages = select->exists;
   job->status.highestmodseq = select->no_modseq ? 0 : select->highestmodseq;
+  if (session != NULL && job->listing != NULL && job->listing->select == select
+      && select->exists <= LONG_LISTING)
+    imap_session_reweigh (session, job->listing, IMAP_WEIGHT_SHORT);
   if (!ensure_begun (job, select->uidvalidity, !known))
     return;
   if (known)
@@ -544,6 +550,8 @@ on_done (ImapTask *base, const ImapResult *result)
   SyncTask *task = (SyncTask *)base;
   SyncJob *job = task->job;
 
+  if (base == job->listing)
+    job->listing = NULL;
   if (result->error != NULL)
     task_failed (job, task, result);
   else if (task->kind == SYNC_EXAMINE && job->error == NULL)
@@ -574,7 +582,7 @@ add_task (SyncJob *job, SyncKind kind, ImapTask **chain)
   SyncTask *task = g_new0 (SyncTask, 1);
 
   task->task.ops = &sync_ops;
-  task->task.weight = kind == SYNC_ALL ? 6 : 1;
+  task->task.weight = kind == SYNC_ALL ? IMAP_WEIGHT_LONG : 1; /* till EXAMINE tells how long */
   task->job = job;
   task->kind = kind;
   task->task.owner = job;
@@ -600,7 +608,10 @@ sync_start (SyncJob *job)
   job->existing = mail_uid_set_new ();
   add_task (job, SYNC_EXAMINE, &chain);
   if (job->known.uidvalidity == 0)
-    add_task (job, SYNC_ALL, &chain);
+    {
+      add_task (job, SYNC_ALL, &chain);
+      job->listing = chain->next;
+    }
   add_task (job, SYNC_RIGHTS, &chain);
   imap_pool_submit (job->backend->pool, chain);
 }

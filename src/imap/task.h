@@ -70,6 +70,9 @@ typedef struct
   void (*done) (ImapTask *task, const ImapResult *result);
 } ImapTaskOps;
 
+#define IMAP_WEIGHT_SHORT 6 /* a listing that is soon over */
+#define IMAP_WEIGHT_LONG 8  /* behind so much others rather wait for a new connection */
+
 struct ImapTask
 {
   const ImapTaskOps *ops;

@@ -3,10 +3,12 @@
 import concurrent.futures
 import errno
 import os
+import threading
 
 import pytest
 
 from conftest import attempt
+from fakeimap import Mailbox
 from support import paths
 from support.dovecot import wait_for
 
@@ -175,6 +177,43 @@ def test_failing_listings_are_no_news(server, fake_mount):
     n, m = server.n_commands("EXAMINE"), server.n_commands("LIST")
     server.wait_command("LIST", m + 4)  # four times `refresh`
     assert server.n_commands("EXAMINE") - n < 20
+
+
+def test_read_beside_a_long_listing(server, fake_mount):
+    """A listing of thousands that goes on and on: who reads a message in another mailbox meanwhile does not
+    stand behind it on the only connection."""
+    server.inbox.add(BODY)
+    big = Mailbox()
+    for i in range(2500):
+        big.add(f"Subject: {i}\r\n\r\n")
+    server.mailboxes["Big"] = big
+    daemon = fake_mount()
+    name = daemon.mnt / "INBOX" / os.listdir(daemon.mnt / "INBOX")[0]
+    enough = threading.Event()
+
+    def fetch(session, tag, args):
+        sets, _, items = args.partition(" ")
+        if session.mailbox is big and sets == "1:*":
+            for number, message in enumerate(big.messages, 1):
+                session.send(session.fetch_answer(number, message, items, False))
+                if number > 1000:
+                    enough.wait(0.1)
+            session.ok(tag)
+        else:
+            session.default(tag, "UID FETCH", args)
+
+    server.on("UID FETCH", fetch)
+    listing = threading.Thread(target=attempt, args=(os.listdir, daemon.mnt / "Big"))
+    listing.start()
+    try:
+        wait_for("the listing has begun", lambda: server.n_commands("UID FETCH") > 1)
+        outcome = attempt(name.read_bytes)
+        assert listing.is_alive()
+        assert outcome.value == BODY, outcome
+    finally:
+        enough.set()
+        listing.join()
+    assert len(os.listdir(daemon.mnt / "Big")) == 2500
 
 
 def test_pushed_during_a_listing(server, fake_mount):
