@@ -14,6 +14,7 @@
 #define BULK_DEPTH_ONLY 2 /* commands, where all others must go in between, for good */
 #define BULK_DEPTH_SOLE 6 /* where they must until a second connection is made */
 #define BULK_DEPTH 16     /* what one connection needs to fill a long wire */
+#define DRAIN_MS 5000     /* for so long bulk work waits for a connection to be compressed */
 #define BULK_LASTS_MS 1000 /* more was wanted for so long: worth another login */
 
 typedef struct
@@ -116,6 +117,15 @@ pick_interactive (ImapPool *pool, const ImapTask *task)
   return best;
 }
 
+/* COMPRESS is possible only where nothing is under way. */
+static gboolean
+is_to_be_compressed (const ImapPool *pool, const ImapSlot *slot)
+{
+  return pool->slow_line
+         && (imap_session_caps (imap_connection_session (slot->connection)) & IMAP_CAP_COMPRESS)
+                != 0;
+}
+
 static ImapSlot *
 pick_bulk (ImapPool *pool, const ImapTask *task)
 {
@@ -133,7 +143,8 @@ pick_bulk (ImapPool *pool, const ImapTask *task)
       if (!imap_connection_is_ready (slot->connection))
         continue;
       load = load_of (slot, task);
-      if (load.stalled || load.n_bulk >= depth || load.weight - load.n_bulk >= MAX_WEIGHT)
+      if (load.stalled || load.n_bulk >= depth || load.weight - load.n_bulk >= MAX_WEIGHT
+          || (is_to_be_compressed (pool, slot) && imap_now () - pool->slow_at < DRAIN_MS))
         continue;
       if (load.n_bulk == 0 && n_ready > 1 && n_with_bulk + 1 >= n_ready)
         continue; /* the last one is for those who wait */
@@ -195,10 +206,31 @@ take_back_stuck (ImapPool *pool)
     }
 }
 
+/* The line is what everybody waits for, and there is much to come. */
+static void
+compress_what_rests (ImapPool *pool)
+{
+  for (guint i = 0; i < pool->slots->len; i++)
+    {
+      ImapSlot *slot = pool->slots->pdata[i];
+      ImapSession *session = imap_connection_session (slot->connection);
+
+      if (!imap_connection_is_ready (slot->connection) || !is_to_be_compressed (pool, slot))
+        continue;
+      if (imap_session_is_idling (session))
+        imap_session_stop_idle (session);
+      else
+        imap_session_compress (session, imap_now ());
+      imap_connection_flush (slot->connection);
+    }
+}
+
 void
 imap_pool_place (ImapPool *pool)
 {
   pool->more = FALSE;
+  if (!g_queue_is_empty (&pool->bulk))
+    compress_what_rests (pool);
   if (pool->limit > 1)
     take_back_stuck (pool);
   place_queue (pool, &pool->interactive, pick_interactive);

@@ -25,8 +25,9 @@
 #define IDLE_RESTART_MS (28 * 60 * 1000) /* RFC 2177: at least every 29 minutes */
 #define IDLE_AFTER_MS 1500
 #define CLOSE_WAIT_MS 1000
-#define RATE_WINDOW_MS 2000
-#define SLOW_LINE 1000000 /* bytes a second: inflating costs less than waiting */
+#define RATE_WINDOW_MS 1000
+#define SLOW_LINE 4000000 /* bytes a second: inflating costs less than waiting */
+#define STALLED_LINE 10000 /* it says nothing about the line */
 #define SLEPT_MS 45000    /* longer than this without a tick: the machine slept */
 #define TICK_BUSY_MS 100
 #define TICK_SOON_MS 500
@@ -374,8 +375,7 @@ measure_line (ImapPool *pool, ImapSlot *slot, guint n_bulk, gint64 now)
     {
       guint64 rate = (bytes - slot->rate_bytes) * 1000 / (guint64)(now - slot->rate_since);
 
-      /* A stalled one says nothing about the line. */
-      if (rate > SLOW_LINE / 100)
+      if (rate > STALLED_LINE)
         imap_pool_set_slow_line (pool, rate < SLOW_LINE);
       slot->rate_since = 0;
     }
@@ -792,6 +792,8 @@ imap_pool_delimiter (const ImapPool *pool)
 void
 imap_pool_set_slow_line (ImapPool *pool, gboolean slow)
 {
+  if (slow && !pool->slow_line)
+    pool->slow_at = imap_now ();
   pool->slow_line = slow;
 }
 

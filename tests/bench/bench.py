@@ -129,12 +129,12 @@ class Bench:
         self.local[user] = self.dir / "local" / user / "INBOX"
 
     @contextlib.contextmanager
-    def mount(self, user, rtt, cache=None, scheme="imap", **options):
-        """A daemon of its own, with an empty cache unless one is given."""
+    def mount(self, user, rtt, cache=None, scheme="imap", port=None, **options):
+        """A daemon of its own, with an empty cache unless one is given; port: of another server."""
         at = self.path("m")
         options = {"tls": "off", "refresh": 30, "timeout": 60,
                    "cache_dir": cache or at / "cache", **options}
-        daemon = Mailfs(at, f"{scheme}://{user}@127.0.0.1:{self.port(rtt, scheme)}/", options,
+        daemon = Mailfs(at, f"{scheme}://{user}@127.0.0.1:{port or self.port(rtt, scheme)}/", options,
                         binary=self.binary("src/mailfs"))
         mounted = Mount(daemon)
         start = time.perf_counter()
@@ -442,6 +442,43 @@ class Bench:
                       f"median {statistics.median(latencies) * 1000:.0f}, {len(latencies)} reads; "
                       "bound: 3 RTT and 1 MiB at RAW's speed")
 
+    def slow_line(self):
+        """A line of 4 Mbit/s and 50 ms that is the bottleneck: a server that offers COMPRESS, beside one that
+        does not."""
+        rate, rtt, n = 500_000, 50, 1000 // (10 if self.args.quick else 1)
+        sizes = corpus.realistic_sizes(n)
+        for who in ("plain", "compress"):
+            server = Dovecot(self.dir / who, compress=who == "compress").start()
+            wire = None
+            try:
+                total = corpus.fill(server.folder("slow"), sizes, server.owner)
+                wire = peers.Wire(self.binary("tests/bench/delay"), self.dir, server.imap, rtt, rate)
+                for _ in range(self.args.runs):
+                    directory = self.path("mbsync")
+                    mbsync = peers.Mbsync(str(directory), wire.port, "slow")
+                    self.add("slow line", rtt, f"mbsync {who}", mbsync.run())
+                    shutil.rmtree(directory)
+                    with self.mount("slow", rtt, port=wire.port) as mounted:
+                        copy = self.path("copy")
+                        before = wire.counters()[1]
+                        seconds = run_tool("rsync -a", mounted.inbox, copy)
+                        self.add("slow line", rtt, f"mailfs {who}", mounted.seconds + seconds,
+                                 bytes_in=wire.counters()[1] - before)
+                        if sum(f.stat().st_size for f in os.scandir(copy)) != total:
+                            raise AssertionError("the copy is not whole")
+                        shutil.rmtree(copy)
+            finally:
+                if wire is not None:
+                    wire.stop()
+                server.stop()
+        plain, ours = (self.median("slow line", rtt, f"mailfs {who}") for who in ("plain", "compress"))
+        self.goal(f"mount, rsync -a of {total / 1e6:.0f} MB over 4 Mbit/s", rtt, plain, 1.1 * total / rate,
+                  remark="bound: the line's time and a tenth; mbsync "
+                         f"{self.median('slow line', rtt, 'mbsync plain'):.2f}")
+        self.goal("with COMPRESS", rtt, ours, plain,
+                  remark=f"{self.median('slow line', rtt, 'mailfs compress', 'bytes_in') / 1e6:.1f} MB; "
+                         f"bound: without; mbsync {self.median('slow line', rtt, 'mbsync compress'):.2f}")
+
     def pop3(self):
         """The maildrop beside mpop."""
         who, n = "mailfs pop big", len(os.listdir(self.local["big"]))
@@ -614,7 +651,7 @@ class Bench:
         self.account("one", [(200 << 20) // scale])
         charts = []
         for section in (self.scans, self.tree, self.header_scan, self.listing, self.single, self.large,
-                        self.beside_bulk, self.moving, self.pushing, self.pop3, self.by_size,
+                        self.slow_line, self.beside_bulk, self.moving, self.pushing, self.pop3, self.by_size,
                         self.by_rtt, self.system_calls):
             if self.args.only and section.__name__ not in self.args.only:
                 continue

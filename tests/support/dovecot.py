@@ -154,7 +154,7 @@ def end_with_parent():
 
 class Dovecot:
     def __init__(self, directory, quota=None, acl=False, list_index=True, certs=None, name="mailfs",
-                 pop3_lock=False):
+                 pop3_lock=False, compress=False):
         self.dir = pathlib.Path(directory)
         self.dir.mkdir(parents=True, exist_ok=True)
         self.dir.chmod(0o755)
@@ -169,7 +169,7 @@ class Dovecot:
         os.chown(self.dir / "home", *self.owner)
         plugins = ([] if quota is None else ["quota"]) + (["acl"] if acl else [])
         imap_plugins = plugins + ([] if quota is None else ["imap_quota"]) + \
-            (["imap_acl"] if acl else [])
+            (["imap_acl"] if acl else []) + (["imap_zlib"] if compress else [])
         local = "".join(
             f"local {address} {{\n  ssl_cert = <{self.certs.cert(cert)}\n"
             f"  ssl_key = <{self.certs.key(cert)}\n}}\n"

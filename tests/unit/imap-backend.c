@@ -4,6 +4,7 @@
  * change, lost and stalled connections. Skipped only where there is no Dovecot.
  */
 #include "imap/backend-private.h"
+#include "imap/pool-private.h"
 #include "mailfs/log.h"
 #include "mailfs/uidset.h"
 
@@ -1060,6 +1061,38 @@ test_compress (Fixture *f, gconstpointer data)
   close (item.fd);
 }
 
+/* The line is found to be slow in the middle of a scan: that does not go on to its end as it began. */
+static void
+test_compress_meanwhile (Fixture *f, gconstpointer data)
+{
+  ImapPool *pool = ((ImapBackend *)f->backend)->pool;
+  Fetch fetches[60];
+  Append append;
+
+  do_append (f, "INBOX", 1, 12, &append);
+  for (guint i = 0; i < G_N_ELEMENTS (fetches); i++)
+    start_fetch (f, &fetches[i], "INBOX", append.uidvalidity, 2, 12, 0, MAIL_TO_END);
+  wait_ok (f, &fetches[0].answer);
+  imap_pool_set_slow_line (pool, TRUE);
+  for (guint i = 1; i < G_N_ELEMENTS (fetches); i++)
+    wait_ok (f, &fetches[i].answer);
+  for (guint i = 0; i < pool->slots->len; i++)
+    {
+      const ImapSlot *slot = pool->slots->pdata[i];
+      ImapSession *session = imap_connection_session (slot->connection);
+
+      if (imap_connection_is_ready (slot->connection))
+        g_assert_false (imap_session_caps (session) & IMAP_CAP_COMPRESS);
+    }
+  for (guint i = G_N_ELEMENTS (fetches); i-- > 0;)
+    {
+      g_assert_cmpstr (fetches[i].messages->str, ==, fetches[0].messages->str);
+      g_assert_cmpmem (fetches[i].bytes->data, fetches[i].bytes->len, fetches[0].bytes->data,
+                       fetches[0].bytes->len);
+      fetch_clear (&fetches[i]);
+    }
+}
+
 static void
 test_refused (Fixture *f, gconstpointer data)
 {
@@ -1155,6 +1188,8 @@ main (int argc, char **argv)
   g_test_add ("/imap/backend/lost", Fixture, "", setup, test_lost, teardown);
   g_test_add ("/imap/backend/stalled", Fixture, "", setup, test_stalled, teardown);
   g_test_add ("/imap/backend/compress", Fixture, "", setup, test_compress, teardown);
+  g_test_add ("/imap/backend/compress-meanwhile", Fixture, "", setup, test_compress_meanwhile,
+              teardown);
   g_test_add ("/imap/backend/limited", Fixture, LIMITED, setup, test_limited, teardown);
   g_test_add ("/imap/backend/refused", Fixture, "", setup, test_refused, teardown);
   g_test_add ("/imap/backend/quota", Fixture, "", setup, test_quota, teardown);
