@@ -356,6 +356,29 @@ begin_again (Resolving *resolving, const GError *error)
 }
 
 static void
+match_by_date (Resolving *resolving, MailWanted *wanted)
+{
+  for (guint i = 0; i < resolving->candidates->len; i++)
+    {
+      const MailMessage *message = &g_array_index (resolving->candidates, MailMessage, i);
+
+      if (may_be (wanted, message) && message->size == wanted->size
+          && message->internaldate == wanted->date && take (resolving, wanted, message->uid))
+        return;
+    }
+  wanted->uid = 0;
+}
+
+/* Last: what one is known to be by its bytes, another one only looks like. */
+static void
+match_all_by_date (Resolving *resolving)
+{
+  for (guint i = 0; i < resolving->wanted->len; i++)
+    if (!g_array_index (resolving->wanted, MailWanted, i).by_bytes)
+      match_by_date (resolving, &g_array_index (resolving->wanted, MailWanted, i));
+}
+
+static void
 compared (GHashTable *digests, const GError *error, gpointer data)
 {
   Resolving *resolving = data;
@@ -373,21 +396,9 @@ compared (GHashTable *digests, const GError *error, gpointer data)
       if (uid != 0)
         take (resolving, wanted, uid);
     }
+  if (error == NULL)
+    match_all_by_date (resolving);
   resolved (resolving, error);
-}
-
-static void
-match_by_date (Resolving *resolving, MailWanted *wanted)
-{
-  for (guint i = 0; i < resolving->candidates->len; i++)
-    {
-      const MailMessage *message = &g_array_index (resolving->candidates, MailMessage, i);
-
-      if (may_be (wanted, message) && message->size == wanted->size
-          && message->internaldate == wanted->date && take (resolving, wanted, message->uid))
-        return;
-    }
-  wanted->uid = 0;
 }
 
 /* Those of the right size, and some of the newest of another. */
@@ -449,9 +460,6 @@ listed (const GError *error, gpointer data)
     }
   g_mutex_unlock (&mailbox->lock);
 
-  for (guint i = 0; i < resolving->wanted->len; i++)
-    if (!g_array_index (resolving->wanted, MailWanted, i).by_bytes)
-      match_by_date (resolving, &g_array_index (resolving->wanted, MailWanted, i));
   choose (resolving, uids);
   if (uids->len > 0)
     {
@@ -461,6 +469,7 @@ listed (const GError *error, gpointer data)
   for (guint i = 0; i < resolving->wanted->len; i++)
     if (g_array_index (resolving->wanted, MailWanted, i).by_bytes)
       g_array_index (resolving->wanted, MailWanted, i).uid = 0;
+  match_all_by_date (resolving);
   resolved (resolving, NULL);
 }
 
