@@ -92,7 +92,7 @@ def test_heads(mount, dovecot, user):
 
 def test_large(mount, dovecot, user):
     """Messages of several blocks are handed to the kernel whole: their readers ask for next to nothing."""
-    n, size = 60, 300_000
+    n, size = 120, 150_000
     dovecot.fill(user, range(n), new_every=0, make=large(size))
     daemon = mount(user, refresh=600)
     inbox = daemon.mnt / "INBOX"
@@ -107,8 +107,10 @@ def test_large(mount, dovecot, user):
         settle(daemon)
     assert got == truth
     now = daemon.status()
-    assert sum(now[k] - before[k] for k in ("hits", "misses")) < 3 * (n - 10) // 2
-    assert now["ahead"] > n // 2
+    # Each is read in two pieces; the next 32 behind the first ten are too near to be handed on.
+    asked = sum(now[k] - before[k] for k in ("hits", "misses"))
+    assert asked < 1.2 * n, (asked, now["ahead"])
+    assert now["ahead"] > n // 3
 
 
 def test_rest(mount, dovecot, user):
