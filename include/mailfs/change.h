@@ -72,6 +72,7 @@ typedef struct
   guint8 flags;
   guint32 keywords;     /* id, see mail_store_keywords */
   guint32 replaces_uid; /* the message whose place it takes (truncated and written anew), or 0 */
+  guint32 replaces_content;
   guint n_emptied; /* how often it was truncated to nothing */
   guint32 content_id, uid; /* once DONE */
 } MailStagedInfo;

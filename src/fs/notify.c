@@ -361,6 +361,13 @@ fs_notify_replacement (FsServer *server, MailStaged *staged, guint n_emptied)
   add (server, (Notice) { .staged = mail_staged_ref (staged), .n_emptied = n_emptied });
 }
 
+void
+fs_notify_attributes (FsServer *server, fuse_ino_t ino)
+{
+  push (server, ino, FALSE, NULL);
+  add (server, (Notice) { .ino = ino, .delay = G_TIME_SPAN_SECOND });
+}
+
 static void
 walks_on (gpointer user_data, guint32 content_id, const guint32 *uids, guint n)
 {

@@ -265,6 +265,8 @@ void fs_snapshots_free (FsServer *server);
 FsNotify *fs_notify_new (FsServer *server);
 /* Its pages. */
 void fs_notify_contents (FsServer *server, fuse_ino_t ino);
+/* Its attributes; and again a second later, when the kernel has what a request under way said. */
+void fs_notify_attributes (FsServer *server, fuse_ino_t ino);
 /* The kernel must look this name up anew: after a second, once it asks for nothing. */
 void fs_notify_entry_later (FsServer *server, fuse_ino_t dir, const char *name);
 /* The same for the name of a message. */

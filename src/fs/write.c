@@ -138,6 +138,9 @@ fs_replacement_forget (FsServer *server, MailStaged *staged, guint n_emptied)
     return;
   forget_writer (server, staged);
   mail_staged_forget (staged, n_emptied);
+  /* Who looked again meanwhile was told the length of what has just gone. */
+  for (guint i = 0; i < numbers->len; i++)
+    fs_notify_attributes (server, g_array_index (numbers, guint64, i));
 }
 
 fuse_ino_t
@@ -291,6 +294,14 @@ fs_mknod (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_
     fs_staged_forget (fuse_req_userdata (req), entry.ino, 1);
 }
 
+/* What has gone just now: told so, the kernel looks for it again by name. */
+static int
+stale_when_gone (const GError *error)
+{
+  return g_error_matches (error, MAIL_ERROR, MAIL_ERROR_GONE) ? ESTALE
+                                                              : mail_error_to_errno (error);
+}
+
 void
 fs_write (fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t offset,
           struct fuse_file_info *fi)
@@ -304,7 +315,7 @@ fs_write (fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t o
   if (staged == NULL)
     fuse_reply_err (req, node.kind == FS_NODE_STALE ? ESTALE : EPERM);
   else if (!mail_staged_write (staged, offset, data, size, &error))
-    fuse_reply_err (req, mail_error_to_errno (error));
+    fuse_reply_err (req, stale_when_gone (error));
   else
     {
       note_writer (server, staged, fuse_req_ctx (req)->pid);
@@ -323,14 +334,6 @@ was_moved (FsServer *server, const FsNode *node)
       server->store, (guint32)(node->known_as >> 32), (guint32)node->known_as);
 
   return node->ino != node->known_as && anew == NULL;
-}
-
-/* The same for what has gone just now: told so, the kernel looks for it again by name. */
-static int
-stale_when_gone (const GError *error)
-{
-  return g_error_matches (error, MAIL_ERROR, MAIL_ERROR_GONE) ? ESTALE
-                                                              : mail_error_to_errno (error);
 }
 
 /* 0, or the errno. */
@@ -415,13 +418,19 @@ is_failed (MailStaged *staged)
   return info.state == MAIL_STAGED_FAILED;
 }
 
-static gboolean
-is_empty (MailStaged *staged)
+/* Truncated, and nothing written so far: should nobody have it open any more, the kernel forgets it
+ * on this notice, and the message is as it was. */
+static void
+show_again_if_empty (FsServer *server, MailStaged *staged)
 {
   MailStagedInfo info;
 
   mail_staged_info (staged, &info);
-  return info.state == MAIL_STAGED_LOCAL && info.size == 0;
+  if (info.state != MAIL_STAGED_LOCAL || info.size > 0 || info.replaces_uid == 0)
+    return;
+  g_autoptr (MailMailbox) mailbox = mail_store_contents (server->store, info.replaces_content);
+  if (mailbox != NULL)
+    fs_notify_message (server, mailbox, info.replaces_uid);
 }
 
 static void
@@ -432,10 +441,8 @@ commit (fuse_req_t req, fuse_ino_t ino, gboolean wait)
 
   fs_node_resolve (server, ino, &node);
   g_autoptr (MailStaged) staged = staged_of (server, &node);
-  /* Truncated, and nothing written so far: should nobody have it open any more, the kernel forgets
-   * it on this notice, and the message is as it was. */
-  if (staged != NULL && node.kind == FS_NODE_MESSAGE && is_empty (staged))
-    fs_notify_message (server, node.mailbox, node.uid);
+  if (staged != NULL)
+    show_again_if_empty (server, staged);
   /* Whoever wrote what was refused has been told; readers of .mailfs/failed close without an error.
    */
   if (staged != NULL && !wait

@@ -89,7 +89,10 @@ interactive_cost (const ImapSlot *slot, const ImapTask *task, const Load *load)
 static ImapSlot *
 pick_interactive (ImapPool *pool, const ImapTask *task)
 {
-  gboolean can_open = pool->slots->len < pool->limit;
+  guint n_with_bulk;
+  /* Also one that is being opened already. */
+  gboolean can_open = pool->slots->len < pool->limit
+                      || count_ready (pool, &n_with_bulk) < pool->slots->len;
   guint best_cost = G_MAXUINT;
   ImapSlot *best = NULL;
 

@@ -576,13 +576,27 @@ on_done (ImapTask *base, const ImapResult *result)
 
 static const ImapTaskOps sync_ops = { build, &sync_handler, NULL, on_done };
 
+/* By what EXAMINE told. */
+static guint
+weight_of (const SyncJob *job, SyncKind kind)
+{
+  guint32 exists = job->status.n_messages, known = MIN (job->known.n_messages, exists);
+  guint32 n = kind == SYNC_NEW ? exists - known : exists;
+
+  if (kind != SYNC_ALL && kind != SYNC_NEW && kind != SYNC_FLAGS)
+    return 1;
+  if (n > LONG_LISTING)
+    return IMAP_WEIGHT_LONG;
+  return kind == SYNC_ALL ? IMAP_WEIGHT_SHORT : 1;
+}
+
 static void
 add_task (SyncJob *job, SyncKind kind, ImapTask **chain)
 {
   SyncTask *task = g_new0 (SyncTask, 1);
 
   task->task.ops = &sync_ops;
-  task->task.weight = kind == SYNC_ALL ? IMAP_WEIGHT_LONG : 1; /* till EXAMINE tells how long */
+  task->task.weight = weight_of (job, kind);
   task->job = job;
   task->kind = kind;
   task->task.owner = job;
@@ -611,6 +625,7 @@ sync_start (SyncJob *job)
     {
       add_task (job, SYNC_ALL, &chain);
       job->listing = chain->next;
+      job->listing->weight = IMAP_WEIGHT_LONG; /* till EXAMINE tells */
     }
   add_task (job, SYNC_RIGHTS, &chain);
   imap_pool_submit (job->backend->pool, chain);

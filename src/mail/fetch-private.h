@@ -68,7 +68,8 @@ typedef struct
 
   guint32 uid; /* the message that is arriving, 0: none */
   MailCacheFile *file;
-  GByteArray *small;    /* its bytes from offset 0 while they are few */
+  GByteArray *small;    /* its bytes from offset 0 while they are few, or come quickly */
+  gint64 begun_at;      /* monotonic µs: its first byte came */
   guint64 first_offset; /* where its bytes began */
   guint64 wire_offset;  /* bytes of it seen so far */
   guint64 lf_offset;    /* eol=lf: bytes written */

@@ -13,6 +13,8 @@
 #include <string.h>
 
 #define HAND_ON_MAX (1024 * G_GUINT64_CONSTANT (1024)) /* larger ones are read in pieces */
+/* So are those that take longer to come: whoever joins is to have what is here. */
+#define HAND_ON_LASTS (100 * G_TIME_SPAN_MILLISECOND)
 
 static void check_start (MailFetch *fetch, guint32 uid, guint64 end);
 
@@ -124,6 +126,7 @@ enter_message (MailFetch *fetch, guint32 uid, guint64 offset)
   leave_message (fetch);
   fetch->uid = uid;
   fetch->file = mail_cache_get (fetch->fetches->store->cache, fetch->content_id, uid, 0);
+  fetch->begun_at = g_get_monotonic_time ();
   fetch->first_offset = fetch->wire_offset = offset;
   fetch->lf_offset = 0;
   fetch->held_cr = FALSE;
@@ -165,7 +168,8 @@ fetch_data (MailFetchSink *sink, guint32 uid, guint64 offset, const guint8 *data
     }
   if (offset == fetch->small->len
       && (offset + length <= MAIL_BLOCK_SIZE
-          || (offset + length <= HAND_ON_MAX && is_ahead (fetch))))
+          || (offset + length <= HAND_ON_MAX && is_ahead (fetch)
+              && g_get_monotonic_time () - fetch->begun_at < HAND_ON_LASTS)))
     {
       g_byte_array_append (fetch->small, data, length);
       fetch->wire_offset = offset + length;
@@ -486,6 +490,8 @@ mail_fetch_absent (MailFetches *fetches, MailMailbox *mailbox, guint32 content_i
          && mail_cache_file_missing (pending->file, start_offset, end, &from, &to))
     {
       start_offset = to;
+      if (fetches->store->options.eol_lf)
+        from = 0; /* what came of it before the line was cut comes once more */
       while (mail_claims_first_free (pending, &from, &to))
         {
           MailFetch *fetch = mail_fetch_new (fetches, mailbox, content_id, from, to, priority);

@@ -422,6 +422,12 @@ mail_fetches_busy (MailFetches *fetches, guint32 content_id, guint32 uid)
   return busy;
 }
 
+gboolean
+mail_store_has_ranges (MailStore *store)
+{
+  return !store->options.eol_lf && (mail_store_caps (store) & MAIL_CAP_RANGES) != 0;
+}
+
 /* The request that this part goes with, or NULL. */
 static MailFetch *
 find_room (GPtrArray *requests, const MailFetchPart *part)
@@ -439,14 +445,16 @@ find_room (GPtrArray *requests, const MailFetchPart *part)
 /* What somebody fetches already is left to him; only where that is the first block of a message of
  * which more is wanted now, the part is what comes behind it. */
 static gboolean
-leave_claimed (const MailPending *pending, MailFetchPart *part)
+leave_claimed (MailFetches *fetches, guint64 key, MailFetchPart *part)
 {
+  const MailPending *pending = g_hash_table_lookup (fetches->pending, &key);
   guint64 end = part->end;
 
   if (pending == NULL)
     return TRUE;
-  return mail_claims_first_free (pending, &part->start, &end) && part->start == MAIL_BLOCK_SIZE
-         && end == part->end;
+  return mail_store_has_ranges (fetches->store)
+         && mail_claims_first_free (pending, &part->start, &end)
+         && part->start == MAIL_BLOCK_SIZE && end == part->end;
 }
 
 void
@@ -463,7 +471,7 @@ mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 content_
       g_autoptr (MailCacheFile) file = mail_cache_get (fetches->store->cache, content_id, part.uid,
                                                        0);
       g_mutex_lock (&fetches->lock);
-      if (leave_claimed (g_hash_table_lookup (fetches->pending, &key), &part))
+      if (leave_claimed (fetches, key, &part))
         {
           MailFetch *fetch = find_room (requests, &part);
           if (fetch == NULL)

@@ -59,6 +59,7 @@ typedef struct
   guint64 head_end;      /* how far those who read only the start read */
   guint n_heads;         /* large messages in a row of which only the start was read */
   gboolean full;         /* a message above a block was read past its first block */
+  gboolean rewound;      /* when that was seen first, what was asked for before was asked for anew */
   guint64 window, ahead_bytes;
   gint64 asked_at; /* when more was last asked for */
   guint n_chosen;
@@ -112,13 +113,6 @@ mail_readahead_free (MailReadahead *readahead)
   g_free (readahead);
 }
 
-static gboolean
-ranges (const MailReadahead *readahead)
-{
-  return !readahead->store->options.eol_lf
-         && (mail_store_caps (readahead->store) & MAIL_CAP_RANGES) != 0;
-}
-
 guint64
 mail_readahead_window (guint64 window, gint64 lasted)
 {
@@ -136,7 +130,7 @@ grown (const MailReadahead *readahead, guint64 window, gint64 lasted, guint64 ma
 static guint64
 ahead_end (const MailReadahead *readahead, const Scan *scan, guint64 size)
 {
-  if (!ranges (readahead))
+  if (!mail_store_has_ranges (readahead->store))
     return size <= WHOLE_MAX ? MAIL_TO_END : 0;
   if (scan->n_heads >= 2 && size > HEAD_MAX)
     return scan->head_end;
@@ -286,7 +280,7 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
               || (file != NULL
                   && !mail_cache_file_missing (file, 0, MIN (end, MAIL_TO_END / 2), &from, &to)))
             continue;
-          part.start = from == MAIL_BLOCK_SIZE ? from : 0;
+          part.start = from == MAIL_BLOCK_SIZE && mail_store_has_ranges (readahead->store) ? from : 0;
           chosen += part.cost;
           scan->n_chosen++;
           g_array_append_val (parts, part);
@@ -514,10 +508,11 @@ mail_readahead_note (MailReadahead *readahead, MailMailbox *mailbox, guint32 con
   scan->size = size;
   scan->read_to = MAX (scan->read_to, MIN (end, size));
   scan->used = g_get_monotonic_time ();
-  if (!scan->full && scan->read_to > MAIL_BLOCK_SIZE)
+  scan->full |= scan->read_to > MAIL_BLOCK_SIZE;
+  if (scan->full && !scan->rewound)
     {
       /* Of what was asked for so far he will want the rest too. */
-      scan->full = TRUE;
+      scan->rewound = TRUE;
       scan->ahead = uid;
       scan->ahead_bytes = 0;
     }

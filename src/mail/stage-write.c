@@ -171,6 +171,38 @@ copy_to_file_locked (MailStaged *staged, gboolean keep, GError **error)
   return staged->fd >= 0 && mail_staged_save_locked (staged, error);
 }
 
+/* Whoever has the file open goes on writing to the message it became: under the name that it has by
+ * now, but neither where it was moved nor in the place of one that was removed. No lock held. FALSE
+ * with an error: there is none. */
+static gboolean
+follow_message (MailStaged *staged, GError **error)
+{
+  MailChanges *changes = staged->changes;
+  MailMessage message;
+
+  g_mutex_lock (&changes->lock);
+  gboolean done = staged->state == MAIL_STAGED_DONE;
+  guint32 content_id = staged->content_id, uid = staged->uid;
+  g_mutex_unlock (&changes->lock);
+  g_autoptr (MailMailbox) mailbox = done ? mail_store_contents (changes->store, content_id) : NULL;
+  if (mailbox == NULL)
+    return TRUE;
+  if (!mail_mailbox_find (mailbox, uid, &message))
+    {
+      g_set_error (error, MAIL_ERROR, MAIL_ERROR_GONE, "this file can no longer be written");
+      return FALSE;
+    }
+  g_autofree char *name = mail_mailbox_name_of (mailbox, uid);
+  g_mutex_lock (&changes->lock);
+  if (name != NULL && staged->state == MAIL_STAGED_DONE && !staged->listed)
+    {
+      g_free (staged->name);
+      staged->name = g_steal_pointer (&name);
+    }
+  g_mutex_unlock (&changes->lock);
+  return TRUE;
+}
+
 /* The message it became is there already: what is written now takes its place. */
 static gboolean
 done_to_replacement_locked (MailStaged *staged, gboolean keep, GError **error)
@@ -294,6 +326,8 @@ mail_staged_write (MailStaged *staged, guint64 offset, const void *data, gsize l
   gsize written = 0;
   int saved = 0;
 
+  if (!follow_message (staged, error))
+    return FALSE;
   g_mutex_lock (&changes->lock);
   int fd = open_for_writing_locked (staged, TRUE, error);
   if (fd >= 0)
@@ -327,6 +361,8 @@ mail_staged_truncate (MailStaged *staged, guint64 size, GError **error)
   MailChanges *changes = staged->changes;
   gboolean good = FALSE;
 
+  if (!follow_message (staged, error))
+    return FALSE;
   g_mutex_lock (&changes->lock);
   staged->n_emptied += size == 0;
   if (size == staged->size && staged->state != MAIL_STAGED_FAILED)

@@ -646,6 +646,7 @@ mail_staged_info (MailStaged *staged, MailStagedInfo *info_out)
     .flags = staged->flags,
     .keywords = mail_index_keywords_id (changes->store->index, staged->keywords),
     .replaces_uid = staged->in_place ? staged->replaces_uid : 0,
+    .replaces_content = staged->in_place ? staged->replaces_content : 0,
     .n_emptied = staged->n_emptied,
     .content_id = staged->content_id,
     .uid = staged->uid,

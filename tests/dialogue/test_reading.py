@@ -179,7 +179,8 @@ def test_failing_listings_are_no_news(server, fake_mount):
     assert server.n_commands("EXAMINE") - n < 20
 
 
-def test_read_beside_a_long_listing(server, fake_mount):
+@pytest.mark.parametrize("connections", [2, 4])
+def test_read_beside_a_long_listing(server, fake_mount, connections):
     """A listing of thousands that goes on and on: who reads a message in another mailbox meanwhile does not
     stand behind it on the only connection."""
     server.inbox.add(BODY)
@@ -187,7 +188,7 @@ def test_read_beside_a_long_listing(server, fake_mount):
     for i in range(2500):
         big.add(f"Subject: {i}\r\n\r\n")
     server.mailboxes["Big"] = big
-    daemon = fake_mount()
+    daemon = fake_mount(connections=connections)
     name = daemon.mnt / "INBOX" / os.listdir(daemon.mnt / "INBOX")[0]
     enough = threading.Event()
 

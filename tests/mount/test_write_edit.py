@@ -165,3 +165,52 @@ def test_changed_by_another_meanwhile(account):
     wait_for("the new one is there", lambda: account.subjects() == ["edited", "other"])
     wait_for("once", lambda: account.shown(account.inbox) == ["edited", "other"])
     assert paths.flags_of(account.path) is not None
+
+
+@pytest.mark.parametrize("versions", [1, 2])
+@pytest.mark.parametrize("way", ["removed", "renamed", "moved", "expunged"])
+def test_written_on(account, way, versions):
+    """A file that is open has become a message, which goes away: what is written after that does not bring it
+    back. Where it only has another name by now, it goes there."""
+    os.mkdir(account.mnt / "Far")
+    fd = os.open(account.path, os.O_WRONLY | os.O_TRUNC)
+    for i in range(versions):
+        os.pwrite(fd, mail(f"v{i}", 2 + i), 0)
+        os.close(os.dup(fd))
+        account.sync()
+    assert account.subjects() == ["other", f"v{versions - 1}"]
+    if way == "removed":
+        os.unlink(account.path)
+    elif way == "expunged":
+        account.client.expunge(str(max(account.see(bodies=False))))
+        account.client.imap.unselect()
+        wait_for("it is gone", lambda: account.shown(account.inbox) == ["other"])
+    else:
+        os.rename(account.path, account.inbox / "new.eml" if way == "renamed" else account.mnt / "Far" / "m")
+    account.sync()
+    if way == "renamed":
+        os.pwrite(fd, mail("again", 5), 0)
+        os.close(fd)
+        account.sync()
+        assert account.subjects() == ["again", "other"]
+        assert (account.inbox / "new.eml").read_bytes() == mail("again", 5)
+    else:
+        with refused(errno.ESTALE):
+            os.pwrite(fd, mail("again", 5), 0)
+        os.close(fd)
+        account.sync()
+        assert account.subjects() == ["other"]
+    assert not account.path.exists()
+
+
+def test_emptied_after_two_versions(account):
+    """Truncated and closed without a byte: the message is as it was, also for whom the kernel still knows by
+    the number of an earlier version."""
+    for name in ("one", "two"):
+        account.path.write_bytes(mail(name))
+        assert account.path.read_bytes() == mail(name)
+    account.sync()
+    os.close(os.open(account.path, os.O_WRONLY | os.O_TRUNC))
+    wait_for("the message is as it was", lambda: account.path.read_bytes() == mail("two"))
+    assert account.path.stat().st_size == len(mail("two"))
+    assert account.subjects() == ["other", "two"]
