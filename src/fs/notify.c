@@ -18,13 +18,13 @@
 
 typedef struct
 {
-  fuse_ino_t ino;    /* of the inode, or of the directory when name is set */
-  gboolean contents; /* pages (a directory's listing) too, not only attributes */
-  gboolean is_dir;   /* told once for all that comes before it is due */
-  char *name;        /* an entry that is no longer so */
+  fuse_ino_t ino;     /* of the inode, or of the directory when name is set */
+  gboolean contents;  /* pages (a directory's listing) too, not only attributes */
+  gboolean is_dir;    /* told once for all that comes before it is due */
+  char *name;         /* an entry that is no longer so */
   MailStaged *staged; /* which replaces a message, and is ended if the kernel knows it no more */
   guint n_emptied;
-  GArray *uids;      /* of messages of this content id, whose bytes the kernel is to have */
+  GArray *uids; /* of messages of this content id, whose bytes the kernel is to have */
   guint32 content_id;
   gint64 delay; /* µs before it is told */
   gint64 due;   /* monotonic µs: not before */

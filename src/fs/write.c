@@ -112,9 +112,9 @@ fs_staged_forget (FsServer *server, fuse_ino_t ino, guint64 n_lookups)
   mail_staged_forget (staged, info.n_emptied);
 }
 
-/* The kernel may know a file that is written anew by the numbers of several messages, whose look-ups
- * are not counted, and by its own. It says late what it forgot, perhaps after it has looked again: so
- * it is asked for each. Notifier thread; the kernel answers at once. */
+/* The kernel may know a file that is written anew by the numbers of several messages, whose
+ * look-ups are not counted, and by its own. It says late what it forgot, perhaps after it has
+ * looked again: so it is asked for each. Notifier thread; the kernel answers at once. */
 void
 fs_replacement_forget (FsServer *server, MailStaged *staged, guint n_emptied)
 {

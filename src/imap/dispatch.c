@@ -8,13 +8,13 @@
 
 #include <string.h>
 
-#define MAX_WEIGHT 16     /* pipelined on one connection */
-#define STALLED_MS 1000   /* without progress: others go elsewhere */
-#define STALLED_TICKS 5   /* in which it said nothing */
-#define BULK_DEPTH_ONLY 2 /* commands, where all others must go in between, for good */
-#define BULK_DEPTH_SOLE 6 /* where they must until a second connection is made */
-#define BULK_DEPTH 16     /* what one connection needs to fill a long wire */
-#define DRAIN_MS 5000     /* for so long bulk work waits for a connection to be compressed */
+#define MAX_WEIGHT 16      /* pipelined on one connection */
+#define STALLED_MS 1000    /* without progress: others go elsewhere */
+#define STALLED_TICKS 5    /* in which it said nothing */
+#define BULK_DEPTH_ONLY 2  /* commands, where all others must go in between, for good */
+#define BULK_DEPTH_SOLE 6  /* where they must until a second connection is made */
+#define BULK_DEPTH 16      /* what one connection needs to fill a long wire */
+#define DRAIN_MS 5000      /* for so long bulk work waits for a connection to be compressed */
 #define BULK_LASTS_MS 1000 /* more was wanted for so long: worth another login */
 
 typedef struct

@@ -453,8 +453,8 @@ leave_claimed (MailFetches *fetches, guint64 key, MailFetchPart *part)
   if (pending == NULL)
     return TRUE;
   return mail_store_has_ranges (fetches->store)
-         && mail_claims_first_free (pending, &part->start, &end)
-         && part->start == MAIL_BLOCK_SIZE && end == part->end;
+         && mail_claims_first_free (pending, &part->start, &end) && part->start == MAIL_BLOCK_SIZE
+         && end == part->end;
 }
 
 void

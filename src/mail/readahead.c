@@ -59,7 +59,7 @@ typedef struct
   guint64 head_end;      /* how far those who read only the start read */
   guint n_heads;         /* large messages in a row of which only the start was read */
   gboolean full;         /* a message above a block was read past its first block */
-  gboolean rewound;      /* when that was seen first, what was asked for before was asked for anew */
+  gboolean rewound; /* when that was seen first, what was asked for before was asked for anew */
   guint64 window, ahead_bytes;
   gint64 asked_at; /* when more was last asked for */
   guint n_chosen;
@@ -280,7 +280,8 @@ choose (MailReadahead *readahead, Scan *scan, MailMailbox *mailbox, guint64 budg
               || (file != NULL
                   && !mail_cache_file_missing (file, 0, MIN (end, MAIL_TO_END / 2), &from, &to)))
             continue;
-          part.start = from == MAIL_BLOCK_SIZE && mail_store_has_ranges (readahead->store) ? from : 0;
+          if (from == MAIL_BLOCK_SIZE && mail_store_has_ranges (readahead->store))
+            part.start = from;
           chosen += part.cost;
           scan->n_chosen++;
           g_array_append_val (parts, part);

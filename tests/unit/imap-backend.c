@@ -1061,7 +1061,7 @@ test_compress (Fixture *f, gconstpointer data)
   close (item.fd);
 }
 
-/* The line is found to be slow in the middle of a scan: that does not go on to its end as it began. */
+/* The line is found to be slow in the middle of a scan: its rest is compressed. */
 static void
 test_compress_meanwhile (Fixture *f, gconstpointer data)
 {

@@ -876,7 +876,8 @@ test_forget_emptied (Fixture *f, gconstpointer unused)
 {
   model_deliver (f->harness->server, "INBOX", "Subject: old\r\n\r\n", 0, DATE);
   look (f->harness, f->inbox);
-  g_autoptr (MailStaged) staged = mail_stage_replacement (f->harness->store, f->inbox, 1, "x", NULL);
+  g_autoptr (MailStaged) staged = mail_stage_replacement (f->harness->store, f->inbox, 1, "x",
+                                                          NULL);
   guint before = info_of (staged).n_emptied;
 
   g_assert_true (mail_staged_truncate (staged, 0, NULL));
@@ -896,7 +897,8 @@ test_numbers (Fixture *f, gconstpointer unused)
 
   model_deliver (f->harness->server, "INBOX", "Subject: old\r\n\r\n", 0, DATE);
   look (f->harness, f->inbox);
-  g_autoptr (MailStaged) staged = mail_stage_replacement (f->harness->store, f->inbox, 1, "x", NULL);
+  g_autoptr (MailStaged) staged = mail_stage_replacement (f->harness->store, f->inbox, 1, "x",
+                                                          NULL);
   put (staged, 0, "Subject: x\r\n\r\n");
   mail_staged_commit (staged, FALSE, told, &done);
   wait_good (f->harness, &done);
@@ -905,7 +907,8 @@ test_numbers (Fixture *f, gconstpointer unused)
   g_assert_true (mail_staged_truncate (staged, 0, NULL));
   for (guint32 uid = 1; uid <= 2; uid++)
     {
-      g_autoptr (MailStaged) found = mail_stage_find_replacement (f->harness->store, content_id, uid);
+      g_autoptr (MailStaged) found = mail_stage_find_replacement (f->harness->store, content_id,
+                                                                  uid);
       g_assert_true (found == staged);
       mail_staged_forget_number (staged, mail_staged_key (content_id, uid));
       g_autoptr (GArray) left = mail_staged_numbers (staged);
