@@ -271,9 +271,9 @@ void fs_notify_attributes (FsServer *server, fuse_ino_t ino);
 void fs_notify_entry_later (FsServer *server, fuse_ino_t dir, const char *name);
 /* The same for the name of a message. */
 void fs_notify_message (FsServer *server, MailMailbox *mailbox, guint32 uid);
-/* Told by the store. */
 /* The kernel forgot one of the numbers of what replaces a message: if it knows none, it is ended. */
 void fs_notify_replacement (FsServer *server, MailStaged *staged, guint n_emptied);
+/* Told by the store. */
 extern const MailStoreEvents fs_notify_events;
 void fs_notify_stop (FsNotify *notify); /* drops what is queued; the thread ends soon */
 gboolean fs_notify_has_stopped (FsNotify *notify);

@@ -26,9 +26,9 @@
 #define IDLE_AFTER_MS 1500
 #define CLOSE_WAIT_MS 1000
 #define RATE_WINDOW_MS 1000
-#define SLOW_LINE 4000000 /* bytes a second: inflating costs less than waiting */
+#define SLOW_LINE 4000000  /* bytes a second: inflating costs less than waiting */
 #define STALLED_LINE 10000 /* it says nothing about the line */
-#define SLEPT_MS 45000    /* longer than this without a tick: the machine slept */
+#define SLEPT_MS 45000     /* longer than this without a tick: the machine slept */
 #define TICK_BUSY_MS 100
 #define TICK_SOON_MS 500
 #define TICK_CALM_MS 15000

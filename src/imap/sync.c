@@ -318,6 +318,20 @@ decide_differences (SyncJob *job, gboolean qresync, ImapTask **chain)
     }
 }
 
+/* By what EXAMINE told. */
+static guint
+weight_of (const SyncJob *job, SyncKind kind)
+{
+  guint32 exists = job->status.n_messages, known = MIN (job->known.n_messages, exists);
+  guint32 n = kind == SYNC_NEW ? exists - known : exists;
+
+  if (kind != SYNC_ALL && kind != SYNC_NEW && kind != SYNC_FLAGS)
+    return 1;
+  if (n > LONG_LISTING)
+    return IMAP_WEIGHT_LONG;
+  return kind == SYNC_ALL ? IMAP_WEIGHT_SHORT : 1;
+}
+
 /* EXAMINE said OK. */
 static void
 on_examined (SyncJob *job, SyncTask *task, ImapSession *session)
@@ -336,9 +350,8 @@ on_examined (SyncJob *job, SyncTask *task, ImapSession *session)
   job->status.uidnext = select->uidnext;
   job->status.n_messages = select->exists;
   job->status.highestmodseq = select->no_modseq ? 0 : select->highestmodseq;
-  if (session != NULL && job->listing != NULL && job->listing->select == select
-      && select->exists <= LONG_LISTING)
-    imap_session_reweigh (session, job->listing, IMAP_WEIGHT_SHORT);
+  if (session != NULL && job->listing != NULL && job->listing->select == select)
+    imap_session_reweigh (session, job->listing, weight_of (job, SYNC_ALL));
   if (!ensure_begun (job, select->uidvalidity, !known))
     return;
   if (known)
@@ -575,20 +588,6 @@ on_done (ImapTask *base, const ImapResult *result)
 }
 
 static const ImapTaskOps sync_ops = { build, &sync_handler, NULL, on_done };
-
-/* By what EXAMINE told. */
-static guint
-weight_of (const SyncJob *job, SyncKind kind)
-{
-  guint32 exists = job->status.n_messages, known = MIN (job->known.n_messages, exists);
-  guint32 n = kind == SYNC_NEW ? exists - known : exists;
-
-  if (kind != SYNC_ALL && kind != SYNC_NEW && kind != SYNC_FLAGS)
-    return 1;
-  if (n > LONG_LISTING)
-    return IMAP_WEIGHT_LONG;
-  return kind == SYNC_ALL ? IMAP_WEIGHT_SHORT : 1;
-}
 
 static void
 add_task (SyncJob *job, SyncKind kind, ImapTask **chain)
