@@ -179,42 +179,54 @@ def test_failing_listings_are_no_news(server, fake_mount):
     assert server.n_commands("EXAMINE") - n < 20
 
 
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("connections", [2, 4])
-def test_read_beside_a_long_listing(server, fake_mount, connections):
-    """A listing of thousands that goes on and on: who reads a message in another mailbox meanwhile does not
-    stand behind it on the only connection."""
+def test_read_beside_a_long_listing(server, fake_mount, connections, known):
+    """A listing of thousands that goes on and on, of a mailbox never seen or of what came since: who reads a
+    message in another one meanwhile does not stand behind it on the only connection."""
     server.inbox.add(BODY)
-    big = Mailbox()
-    for i in range(2500):
-        big.add(f"Subject: {i}\r\n\r\n")
-    server.mailboxes["Big"] = big
+    big = server.mailboxes["Big"] = Mailbox()
     daemon = fake_mount(connections=connections)
     name = daemon.mnt / "INBOX" / os.listdir(daemon.mnt / "INBOX")[0]
-    enough = threading.Event()
+    begun, enough, ended = threading.Event(), threading.Event(), threading.Event()
 
     def fetch(session, tag, args):
         sets, _, items = args.partition(" ")
-        if session.mailbox is big and sets == "1:*":
-            for number, message in enumerate(big.messages, 1):
-                session.send(session.fetch_answer(number, message, items, False))
-                if number > 1000:
-                    enough.wait(0.1)
-            session.ok(tag)
-        else:
+        if session.mailbox is not big or not sets.endswith(":*"):
             session.default(tag, "UID FETCH", args)
+            return
+        begun.set()
+        for number, message in enumerate(big.messages, 1):
+            if message.uid >= int(sets.split(":")[0]):
+                session.send(session.fetch_answer(number, message, items, False))
+            if number > 1000:
+                enough.wait(0.1)
+        ended.set()
+        session.ok(tag)
 
+    if known:
+        big.add("Subject: old\r\n\r\n")
+        assert len(os.listdir(daemon.mnt / "Big")) == 1
+    for i in range(2500):
+        big.add(f"Subject: {i}\r\n\r\n")
     server.on("UID FETCH", fetch)
-    listing = threading.Thread(target=attempt, args=(os.listdir, daemon.mnt / "Big"))
+
+    def look():
+        while not begun.is_set():
+            attempt(os.listdir, daemon.mnt / "Big")
+            enough.wait(0.1)
+
+    listing = threading.Thread(target=look)
     listing.start()
     try:
-        wait_for("the listing has begun", lambda: server.n_commands("UID FETCH") > 1)
+        wait_for("the listing has begun", begun.is_set)
         outcome = attempt(name.read_bytes)
-        assert listing.is_alive()
+        assert not ended.is_set()
         assert outcome.value == BODY, outcome
     finally:
         enough.set()
         listing.join()
-    assert len(os.listdir(daemon.mnt / "Big")) == 2500
+    wait_for("all are listed", lambda: len(os.listdir(daemon.mnt / "Big")) == 2500 + known)
 
 
 def test_pushed_during_a_listing(server, fake_mount):
