@@ -63,6 +63,7 @@ typedef struct
   guint64 claim_end;  /* of the claim that goes when the message is done, usually end */
   guint64 true_end; /* this only looks whether the start is still the same: then that is the end */
   MailPriority priority;
+  gint64 asked_at; /* monotonic µs */
   GArray *uids; /* of guint32, ascending: what has not finished yet */
   guint64 cost; /* about so many bytes were asked for ahead */
 
@@ -113,6 +114,8 @@ void mail_patience_begin (MailFetches *fetches);
 void mail_patience_moved (MailFetches *fetches, gsize n_bytes);
 /* A reader of this message gave up just now. Lock held. */
 void mail_patience_lost (MailFetches *fetches, guint64 key);
+/* A message came: the server answers, and whoever gave up may ask anew. Lock held. */
+void mail_patience_regained (MailFetches *fetches);
 /* Whether a reader did a moment ago: then this is the same read again. Lock not held. */
 gboolean mail_patience_is_lost (MailFetches *fetches, guint64 key, GError **error);
 /* Net thread, before fetches is freed. */

@@ -41,6 +41,22 @@ compare_uid (gconstpointer a, gconstpointer b)
   return mail_compare_uint32 (a, b);
 }
 
+/* What was asked before he came is not his answer: whoever joined later asks himself. */
+static void
+spare_late_comers (const MailFetch *fetch, GQueue *failed, GQueue *woken)
+{
+  for (GList *link = failed->head, *next; link != NULL; link = next)
+    {
+      const MailWaiter *waiter = link->data;
+
+      next = link->next;
+      if (waiter->since <= fetch->asked_at)
+        continue;
+      g_queue_unlink (failed, link);
+      g_queue_push_tail_link (woken, link);
+    }
+}
+
 /* The claim of one message is over, with an error or with everything delivered. */
 static void
 release (MailFetch *fetch, guint32 uid, const GError *error)
@@ -55,10 +71,14 @@ release (MailFetch *fetch, guint32 uid, const GError *error)
     {
       mail_claims_drop (pending, fetch->start, fetch->claim_end);
       mail_claims_collect (pending, TRUE, &woken, &failed);
+      if (mail_store_is_network_error (error))
+        spare_late_comers (fetch, &failed, &woken);
       if (failed.length > 0 && g_error_matches (error, MAIL_ERROR, MAIL_ERROR_TIMED_OUT))
         mail_patience_lost (fetches, key);
       mail_claims_put (fetches, pending);
     }
+  if (error == NULL)
+    mail_patience_regained (fetches);
   g_mutex_unlock (&fetches->lock);
   mail_store_wake_all (&woken, NULL);
   /* Without an error the range turned out to be another one than asked for: they ask again. */
@@ -453,6 +473,7 @@ mail_fetch_new (MailFetches *fetches, MailMailbox *mailbox, guint32 content_id,
   fetch->start = start_offset;
   fetch->end = fetch->claim_end = end;
   fetch->priority = priority;
+  fetch->asked_at = g_get_monotonic_time ();
   fetch->uids = g_array_new (FALSE, FALSE, sizeof (guint32));
   fetch->small = g_byte_array_new ();
   return fetch;

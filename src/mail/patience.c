@@ -60,6 +60,12 @@ mail_patience_lost (MailFetches *fetches, guint64 key)
                         g_memdup2 (&now, sizeof now));
 }
 
+void
+mail_patience_regained (MailFetches *fetches)
+{
+  g_hash_table_remove_all (fetches->in_vain);
+}
+
 static void
 set_late (MailFetches *fetches, GError **error)
 {

@@ -104,3 +104,24 @@ def test_served_again(server, fake_mount):
     server.handlers.clear()
     server.drop_all()
     wait_for("it is read", lambda: attempt(read, path).value == BODY, 30, 0.1)
+
+
+def test_read_again_after_another(server, fake_mount):
+    """Who gave up and asks again at once is served once the server has answered anybody meanwhile."""
+    for _ in range(2):
+        server.inbox.add(BODY)
+    daemon = fake_mount(timeout=3, connections=4)
+    os.listdir(daemon.mnt / "INBOX")
+
+    def first_stalls(session, tag, args):
+        if "BODY" in args.upper() and args.startswith("1 "):
+            while session.read():
+                pass
+        session.default(tag, "UID FETCH", args)
+
+    server.on("UID FETCH", first_stalls)
+    assert attempt(read, message(daemon, server, 1)).code == errno.ETIMEDOUT
+    server.handlers.clear()
+    assert attempt(read, message(daemon, server, 2)).value == BODY
+    outcome = attempt(read, message(daemon, server, 1))
+    assert outcome.value == BODY, outcome

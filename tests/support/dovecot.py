@@ -152,6 +152,18 @@ def end_with_parent():
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 
 
+def group_lives(group):
+    """Whether a process of this group has files open still: one that has ended and was not waited for has none."""
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # it went meanwhile
+            continue
+        if int(its_group) == group and state not in "ZX":
+            return True
+    return False
+
+
 class Dovecot:
     def __init__(self, directory, quota=None, acl=False, list_index=True, certs=None, name="mailfs",
                  pop3_lock=False, compress=False):
@@ -236,6 +248,8 @@ class Dovecot:
             self.signal(signal.SIGKILL)
             self.process.wait(10)
         self.signal(signal.SIGKILL)  # whoever of its children is still there
+        # One that is still being killed listens still: "Dovecot is already running?"
+        wait_for("all its processes are gone", lambda: not group_lives(self.process.pid))
         self.process = None
         # a master that was killed leaves its pid file; the next start must not mind
         for left in (self.dir / "run").glob("*.pid"):
