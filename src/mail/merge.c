@@ -499,12 +499,14 @@ touch (Merge *merge, gboolean first)
 }
 
 static void
-remember_result (MailMailbox *mailbox, const MailSyncResult *result, gboolean own_uids)
+remember_result (MailMailbox *mailbox, const MailSyncResult *result, guint number, gboolean own_uids)
 {
   guint32 uidnext = mailbox->status.uidnext;
   guint n = mailbox->messages->len;
 
   mailbox->status = result->status;
+  if (number <= mailbox->flags_doubted)
+    mailbox->status.highestmodseq = 0;
   if (own_uids)
     mailbox->status.uidnext = uidnext;
   else if (mailbox->status.uidnext == 0 && n > 0) /* Courier does not say */
@@ -556,7 +558,7 @@ merge_locked (Merge *merge, const MailSyncResult *result)
     bring_back (merge);
 
   prune (merge);
-  remember_result (mailbox, result,
+  remember_result (mailbox, result, sync->number,
                    sync->remote_ids != NULL
                        || (mail_store_caps (mailbox->store) & MAIL_CAP_REMOTE_IDS));
   if (first || merge->entries_changed)

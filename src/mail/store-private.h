@@ -108,6 +108,7 @@ struct MailMailbox
   GQueue sync_waiters;    /* MailWaiter links */
   guint sync_started;     /* how many were begun: the number of the last one */
   guint sync_merged;      /* the number of the last one that succeeded */
+  guint flags_doubted;    /* listings up to this number may not know all flags */
   GHashTable *inserted;   /* UIDs a change of ours brought -> sync_started at that time; or NULL */
   GHashTable *pending_flags; /* pending.c's, or NULL */
   GHashTable *hiding;     /* UIDs that changes of ours hid -> 0, or 1 + sync_started at the answer */
