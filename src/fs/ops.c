@@ -76,11 +76,15 @@ node_ready (FsOp *op, FsNode *node)
          || fs_op_check (op, mail_mailbox_known (node->mailbox, fs_op_waiter (op), &error), &error);
 }
 
-/* What is being written changes under the kernel's feet. */
+/* What is being written changes under the kernel's feet, and of what happens to a message it is told
+ * by the number of where the message is now. */
 static double
 attr_timeout (const FsNode *node)
 {
-  return node->kind == FS_NODE_SNAPSHOT || node->kind == FS_NODE_STAGED ? 0 : FS_TIMEOUT;
+  return node->kind == FS_NODE_SNAPSHOT || node->kind == FS_NODE_STAGED
+                 || node->ino != node->known_as
+             ? 0
+             : FS_TIMEOUT;
 }
 
 static void
