@@ -366,6 +366,11 @@ insert_locked (MailMailbox *mailbox, const MailMessage *message, Step *step)
     {
       step->old = *old;
       step->has_old = TRUE;
+      if ((message->local & MAIL_LOCAL_EXACT) != 0)
+        {
+          old->size = message->size;
+          old->local |= MAIL_LOCAL_EXACT;
+        }
       return old;
     }
   guint at = mail_mailbox_lower_bound_locked (mailbox, message->uid);

@@ -122,6 +122,20 @@ wants_prefix (MailFetches *fetches, MailCacheFile *file, guint64 size, guint64 e
          && g_atomic_int_get (&fetches->no_prefixes) == 0 && mail_cache_file_bytes (file) == 0;
 }
 
+/* The length is told to the index late: a run that was killed, or a message that was listed while its
+ * bytes were here already, leaves a claim there. */
+static void
+learn_from_cache (MailMailbox *mailbox, guint32 content_id, MailMessage *message,
+                  MailCacheFile *file)
+{
+  guint64 end;
+
+  if ((message->local & MAIL_LOCAL_EXACT) != 0 || !mail_cache_file_end (file, &end))
+    return;
+  mail_store_learn_size (mailbox, content_id, message->uid, end);
+  message->size = end;
+}
+
 static gboolean
 read_cached (MailCacheFile *file, guint64 size, guint64 offset, void *buffer, gsize length,
              gsize *n_out)
@@ -321,6 +335,7 @@ mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 of
       return n_kept >= 0 ? MAIL_READY : MAIL_FAILED;
     }
   g_autoptr (MailCacheFile) file = mail_cache_get (store->cache, content_id, uid, 0);
+  learn_from_cache (mailbox, content_id, &message, file);
   gboolean hit = read_cached (file, message.size, offset, buffer, length, n_out);
   if (!hit && waiter == NULL && !store->options.offline)
     return MAIL_PARKED;
@@ -380,6 +395,7 @@ mail_store_fetch_whole (MailStore *store, MailMailbox *mailbox, guint32 uid, Mai
   if (lookup (mailbox, uid, &message, error) != MAIL_READY)
     return MAIL_FAILED;
   g_autoptr (MailCacheFile) file = mail_cache_get (store->cache, content_id, uid, 0);
+  learn_from_cache (mailbox, content_id, &message, file);
   if (mail_cache_file_end (file, &end) && mail_cache_file_has (file, 0, end))
     return MAIL_READY;
   g_autofree char *id = kept_id (store, mailbox, uid);

@@ -108,6 +108,33 @@ def test_wrong_size(server, fake_mount, claim):
     still_well(daemon, server, found[3])
 
 
+@pytest.mark.parametrize("eol, claim", [("crlf", len(BODY) - 30), ("crlf", len(BODY) + 30), ("lf", len(BODY))])
+def test_length_that_only_the_cache_knows(server, fake_mount, eol, claim):
+    """A run that was killed leaves the message, and of the index what was written by then."""
+    server.inbox.add(BODY, size=claim)
+    want = BODY if eol == "crlf" else BODY.replace(b"\r\n", b"\n")
+    daemon = fake_mount(eol=eol)
+    path = listing(daemon)[1]
+    daemon.stop()
+    index, = daemon.options["cache_dir"].rglob("index.db")
+    as_listed = index.read_bytes()
+    daemon.start()
+    attempt(read, path)
+    wait_for("the size is right", lambda: os.stat(path).st_size == len(want))
+    daemon.stop()
+    index.write_bytes(as_listed)
+    daemon.start()
+    assert os.stat(path).st_size == claim
+    if eol == "lf":
+        with open(path, "rb") as file:
+            assert os.fstat(file.fileno()).st_size == len(want)
+            assert file.read() == want
+    attempt(read, path)
+    wait_for("the size is right", lambda: os.stat(path).st_size == len(want))
+    assert read(path) == want
+    assert sum(verb == "UID FETCH" and "BODY" in args.upper() for verb, args in server.commands) == 1
+
+
 def test_wrong_size_in_a_name(server, fake_mount):
     """Whoever keeps a Maildir's listing while he reads finds the message under the name he has."""
     server.inbox.add(BODY, size=len(BODY) + 23)
