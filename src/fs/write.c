@@ -401,6 +401,15 @@ fs_setattr (fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
   /* chmod, and times of what is a message already, are accepted without effect. */
   if (failed == 0)
     failed = fs_stat_node (server, &node, &st);
+  if (failed == ENOENT) /* expunged by others while this was done to it */
+    {
+      fs_node_clear (&node);
+      fs_node_resolve (server, ino, &node);
+      failed = fs_stat_node (server, &node, &st);
+    }
+  /* By name the kernel looks again, and finds nothing or makes a new file. */
+  if (failed == ENOENT)
+    failed = ESTALE;
   if (failed != 0)
     fuse_reply_err (req, failed);
   else
