@@ -252,3 +252,48 @@ def test_pushed_during_a_listing(server, fake_mount):
     server.on("UID FETCH", fetch)
     wait_for("the second listing", lambda: pushed, 2 * refresh)
     wait_for("the mail", lambda: len(os.listdir(daemon.mnt / "INBOX")) == 2, refresh * 2 / 3)
+
+
+def test_fetched_ahead_slowly(server, fake_mount):
+    """Who wants the start of a large message that is being fetched ahead has it before its end is here."""
+    large = BODY + b"".join(b"%07d of many more lines\r\n" % i for i in range(24000))
+    assert 600_000 < len(large) < 1 << 20
+    for uid in range(1, 41):
+        server.inbox.add(large if uid == 24 else large[:100_000 + uid])
+    daemon = fake_mount(connections=1, timeout=60)
+    os.listdir(daemon.mnt / "INBOX")
+    begun, enough, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def fetch(session, tag, args):
+        if "BODY" not in args.upper():
+            session.default(tag, "UID FETCH", args)
+            return
+        sets, _, items = args.partition(" ")
+        for part in sets.split(","):
+            first, _, last = part.partition(":")
+            for uid in range(int(first), int(last or first) + 1):
+                answer = session.fetch_answer(uid, server.inbox.messages[uid - 1], items, False)
+                at = 0
+                if uid == 24 and len(answer) > len(large):
+                    for at, until in ((0, 200_000), (200_000, 210_000), (210_000, 220_000)):
+                        session.send(answer[at:until])
+                        enough.wait(0.3)
+                    at = until
+                    begun.set()
+                    enough.wait(20)
+                    ended.set()
+                session.send(answer[at:])
+        session.ok(tag)
+
+    server.on("UID FETCH", fetch)
+    try:
+        for uid in range(1, 24):
+            if not begun.is_set():
+                assert read(path_of(daemon, server, uid)) == large[:100_000 + uid]
+        wait_for("it comes ahead", begun.is_set)
+        with open(path_of(daemon, server, 24), "rb", buffering=0) as file:
+            assert file.read(4096) == large[:4096]
+        assert not ended.is_set()
+    finally:
+        enough.set()
+    assert read(path_of(daemon, server, 24)) == large
