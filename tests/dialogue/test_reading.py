@@ -26,10 +26,11 @@ def path_of(daemon, server, uid):
 
 
 @pytest.mark.parametrize("eol", ["crlf", "lf"])
-@pytest.mark.parametrize("cut", [1, 700, len(BODY) - 1])
-def test_connection_lost_inside_a_body(server, fake_mount, eol, cut):
+@pytest.mark.parametrize("body, cut", [(BODY, 1), (BODY, 700), (BODY, len(BODY) - 1), (BODY * 5, 3 * len(BODY))],
+                         ids=["start", "700", "end", "blocks"])
+def test_connection_lost_inside_a_body(server, fake_mount, eol, body, cut):
     """The retry tells the message from its start again: whole and once, in either form."""
-    server.inbox.add(BODY)
+    server.inbox.add(body)
     daemon = fake_mount(eol=eol)
     os.listdir(daemon.mnt / "INBOX")
     cuts = []
@@ -44,7 +45,7 @@ def test_connection_lost_inside_a_body(server, fake_mount, eol, cut):
         session.close()
 
     server.on("UID FETCH", fetch)
-    want = BODY if eol == "crlf" else BODY.replace(b"\r\n", b"\n")
+    want = body if eol == "crlf" else body.replace(b"\r\n", b"\n")
     outcome = attempt(read, path_of(daemon, server, 1))
     assert cuts
     assert outcome.value == want, outcome
