@@ -371,6 +371,14 @@ imap_connection_bytes_in (const ImapConnection *connection)
 }
 
 void
+imap_connection_excuse (ImapConnection *connection, gint64 late)
+{
+  connection->deadline += late;
+  if (connection->session != NULL)
+    imap_session_excuse (connection->session, late);
+}
+
+void
 imap_connection_check (ImapConnection *connection, gint64 now)
 {
   if (connection->session != NULL)

@@ -45,7 +45,7 @@ struct ImapPool
   gint64 limit_at, limit_until; /* learnt; believed until then */
   gboolean slow_line;           /* worth compressing */
   gint64 slow_at;               /* since then */
-  gint64 ticked_at;
+  gint64 ticked_at, due_at;
   gint64 progress_at; /* something was placed or answered */
   gint64 bulk_since;  /* there was always more bulk work than had room since then; 0: there is not */
 

@@ -29,6 +29,7 @@
 #define SLOW_LINE 4000000  /* bytes a second: inflating costs less than waiting */
 #define STALLED_LINE 10000 /* it says nothing about the line */
 #define SLEPT_MS 45000     /* longer than this without a tick: the machine slept */
+#define LATE_MS 1000       /* then it is we who were slow: what came meanwhile is read first */
 #define TICK_BUSY_MS 100
 #define TICK_SOON_MS 500
 #define TICK_CALM_MS 15000
@@ -80,7 +81,10 @@ arm (ImapPool *pool, guint ms)
   gint64 armed = g_source_get_ready_time (pool->tick);
 
   if (armed < 0 || armed > when)
-    g_source_set_ready_time (pool->tick, when);
+    {
+      pool->due_at = imap_now () + ms;
+      g_source_set_ready_time (pool->tick, when);
+    }
 }
 
 /* --- connections ------------------------------------------------------------------------------ */
@@ -158,9 +162,30 @@ set_down (ImapPool *pool, const GError *error, gboolean throttled)
     mail_log_warning ("%s: %s", pool->config->host, error->message);
 }
 
+static gboolean
+has_later (const GQueue *queue, gint64 since)
+{
+  const ImapTask *last = g_queue_peek_tail ((GQueue *)queue);
+
+  return last != NULL && last->queued_at > since;
+}
+
+static void
+fail_earlier (GQueue *queue, gint64 since, const GError *error)
+{
+  GQueue later = G_QUEUE_INIT;
+
+  while (has_later (queue, since))
+    g_queue_push_head (&later, g_queue_pop_tail (queue));
+  fail_queue (queue, error);
+  /* Before what was queued by those who were told. */
+  while (later.length > 0)
+    g_queue_push_head (queue, g_queue_pop_tail (&later));
+}
+
 /* A connection could not be made, or did not live long enough to be of use. */
 static void
-connect_failed (ImapPool *pool, const GError *error, gboolean throttled)
+connect_failed (ImapPool *pool, const GError *error, gboolean throttled, gint64 begun_at)
 {
   guint n_ready = count_ready (pool);
 
@@ -175,6 +200,19 @@ connect_failed (ImapPool *pool, const GError *error, gboolean throttled)
                                 * LIMIT_MS;
       mail_log_info ("%s: no more than %u connections: %s", pool->config->host, n_ready,
                      error->message);
+      return;
+    }
+  /* Who came while it hung has a right to another one, once. */
+  gint64 since = MAX (begun_at, imap_now () - (gint64)pool->config->timeout * 1000 * 2 / 3);
+  if (pool->n_failures == 0 && g_error_matches (error, MAIL_ERROR, MAIL_ERROR_TIMED_OUT)
+      && has_later (&pool->interactive, since))
+    {
+      pool->n_failures++;
+      pool->lost = TRUE;
+      mail_log_warning ("%s: %s", pool->config->host, error->message);
+      tell_starting (pool, error);
+      fail_earlier (&pool->interactive, since, error);
+      fail_queue (&pool->bulk, error);
       return;
     }
   set_down (pool, error, throttled);
@@ -233,6 +271,7 @@ reap (ImapPool *pool, ImapSlot *slot)
   ImapSession *session = imap_connection_session (slot->connection);
   GQueue back = G_QUEUE_INIT;
   gboolean cut = was_cut (pool, slot, error), leaving = slot->leaving;
+  gint64 begun_at = slot->begun_at;
   gboolean throttled = session != NULL && is_throttled (imap_session_refusal_code (session));
   ImapTask *task;
 
@@ -248,7 +287,7 @@ reap (ImapPool *pool, ImapSlot *slot)
   if (cut)
     note_loss (pool, error);
   else
-    connect_failed (pool, error, throttled);
+    connect_failed (pool, error, throttled, begun_at);
 }
 
 static void
@@ -600,6 +639,23 @@ wake_up (ImapPool *pool, gint64 now)
     pool->next_try = now;
 }
 
+static void
+excuse_queue (GQueue *queue, gint64 late)
+{
+  for (GList *link = queue->head; link != NULL; link = link->next)
+    ((ImapTask *)link->data)->queued_at += late;
+}
+
+/* Stopped or asleep for so many ms, the daemon has read nothing: for nobody they count. */
+static void
+excuse (ImapPool *pool, gint64 late)
+{
+  for (guint i = 0; i < pool->slots->len; i++)
+    imap_connection_excuse (((ImapSlot *)pool->slots->pdata[i])->connection, late);
+  excuse_queue (&pool->interactive, late);
+  excuse_queue (&pool->bulk, late);
+}
+
 static gboolean
 on_tick (gpointer user_data)
 {
@@ -607,6 +663,8 @@ on_tick (gpointer user_data)
   gint64 now = imap_now ();
 
   g_source_set_ready_time (pool->tick, -1);
+  if (now - pool->due_at > LATE_MS)
+    excuse (pool, now - pool->due_at);
   if (now - pool->ticked_at > SLEPT_MS && pool->ticked_at != 0)
     wake_up (pool, now);
   pool->ticked_at = now;

@@ -486,6 +486,15 @@ imap_session_deadline (const ImapSession *session)
 }
 
 void
+imap_session_excuse (ImapSession *session, gint64 late)
+{
+  session->login_deadline += late;
+  session->progress_at += late;
+  if (session->woken_at != 0)
+    session->woken_at += late;
+}
+
+void
 imap_session_check (ImapSession *session, gint64 now)
 {
   session->now = now;

@@ -114,9 +114,7 @@ void mail_patience_begin (MailFetches *fetches);
 void mail_patience_moved (MailFetches *fetches, gsize n_bytes);
 /* A reader of this message gave up just now. Lock held. */
 void mail_patience_lost (MailFetches *fetches, guint64 key);
-/* A message came: the server answers, and whoever gave up may ask anew. Lock held. */
-void mail_patience_regained (MailFetches *fetches);
-/* Whether a reader did a moment ago: then this is the same read again. Lock not held. */
-gboolean mail_patience_is_lost (MailFetches *fetches, guint64 key, GError **error);
+/* Whether a reader did a moment ago: then who begins since then reads the same again. Lock not held. */
+gboolean mail_patience_is_lost (MailFetches *fetches, guint64 key, gint64 since, GError **error);
 /* Net thread, before fetches is freed. */
 void mail_patience_end (MailFetches *fetches);

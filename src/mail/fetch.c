@@ -77,9 +77,9 @@ release (MailFetch *fetch, guint32 uid, const GError *error)
         mail_patience_lost (fetches, key);
       mail_claims_put (fetches, pending);
     }
-  if (error == NULL)
-    mail_patience_regained (fetches);
   g_mutex_unlock (&fetches->lock);
+  if (error == NULL)
+    mail_fetches_answered (fetches);
   mail_store_wake_all (&woken, NULL);
   /* Without an error the range turned out to be another one than asked for: they ask again. */
   mail_store_wake_all (&failed, error);

@@ -61,9 +61,11 @@ mail_patience_lost (MailFetches *fetches, guint64 key)
 }
 
 void
-mail_patience_regained (MailFetches *fetches)
+mail_fetches_answered (MailFetches *fetches)
 {
+  g_mutex_lock (&fetches->lock);
   g_hash_table_remove_all (fetches->in_vain);
+  g_mutex_unlock (&fetches->lock);
 }
 
 static void
@@ -74,7 +76,7 @@ set_late (MailFetches *fetches, GError **error)
 }
 
 gboolean
-mail_patience_is_lost (MailFetches *fetches, guint64 key, GError **error)
+mail_patience_is_lost (MailFetches *fetches, guint64 key, gint64 since, GError **error)
 {
   gint64 now = g_get_monotonic_time ();
   const gint64 *when;
@@ -82,7 +84,7 @@ mail_patience_is_lost (MailFetches *fetches, guint64 key, GError **error)
 
   g_mutex_lock (&fetches->lock);
   when = g_hash_table_lookup (fetches->in_vain, &key);
-  lost = when != NULL && !is_over (NULL, (gpointer)when, &now);
+  lost = when != NULL && since > *when && !is_over (NULL, (gpointer)when, &now);
   g_mutex_unlock (&fetches->lock);
   if (lost)
     set_late (fetches, error);

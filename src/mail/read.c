@@ -340,7 +340,8 @@ mail_store_read (MailStore *store, MailMailbox *mailbox, guint32 uid, guint64 of
   if (!hit && waiter == NULL && !store->options.offline)
     return MAIL_PARKED;
   if (!hit && waiter != NULL
-      && mail_patience_is_lost (store->fetches, mail_fetch_key (content_id, uid), error))
+      && mail_patience_is_lost (store->fetches, mail_fetch_key (content_id, uid), waiter->since,
+                                error))
     return MAIL_FAILED;
   mail_counter_add (hit ? MAIL_COUNTER_HITS : MAIL_COUNTER_MISSES, 1);
 

@@ -173,6 +173,8 @@ void mail_pending_prune_locked (MailMailbox *mailbox, guint number);
 /* fetch.c */
 MailFetches *mail_fetches_new (MailStore *store);
 void mail_fetches_free (MailFetches *fetches);
+/* The server has answered something: whoever gave up may ask anew. Lock not held. */
+void mail_fetches_answered (MailFetches *fetches);
 typedef struct
 {
   guint32 uid;

@@ -144,8 +144,11 @@ finish (MailSync *sync, const GError *error)
     mail_log_info ("listing \"%s\": %s", sync->name, error->message);
   /* What is known goes on being served while the server is away, but not against its word. */
   mail_store_wake_all (&waiters, known && mail_store_is_network_error (error) ? NULL : error);
-  if (error == NULL)
-    mail_changes_kick (mailbox->store->changes); /* the server works */
+  if (error == NULL) /* the server works */
+    {
+      mail_fetches_answered (mailbox->store->fetches);
+      mail_changes_kick (mailbox->store->changes);
+    }
   if (again)
     mail_sync_start (mailbox);
   if (g_error_matches (error, MAIL_ERROR, MAIL_ERROR_GONE))

@@ -6,6 +6,8 @@
 #include "net/layer.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
@@ -51,7 +53,13 @@ static void
 tcp_close (NetStream *stream)
 {
   TcpStream *tcp = (TcpStream *)stream;
+  const struct linger none = { .l_onoff = 1, .l_linger = 0 };
+  int n_unsent = 0;
 
+  /* What the server has not got by now is not to reach it later, when another connection has looked
+   * whether it did. */
+  if (ioctl (stream->fd, SIOCOUTQ, &n_unsent) == 0 && n_unsent > 0)
+    setsockopt (stream->fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
   g_io_stream_close (G_IO_STREAM (tcp->connection), NULL, NULL);
   g_object_unref (tcp->connection);
 }

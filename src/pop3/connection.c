@@ -40,6 +40,7 @@ struct Pop3Connection
   gboolean waiting; /* an answer was due when progress was looked at last */
   guint64 progress;
   gint64 progress_at; /* monotonic µs */
+  gint64 due_at;      /* when the deadline is to be looked at */
 };
 
 static void pump (Pop3Connection *connection);
@@ -105,6 +106,7 @@ arm_deadline (Pop3Connection *connection, gint64 at)
   gint64 left = (at - g_get_monotonic_time ()) / 1000 + 1;
 
   clear_source (&connection->deadline);
+  connection->due_at = at;
   connection->deadline = attach (g_timeout_source_new ((guint)CLAMP (left, 1, G_MAXINT)),
                                  on_deadline, connection);
 }
@@ -133,6 +135,9 @@ on_deadline (gpointer user_data)
 
   if (!waiting)
     connection->progress_at = now;
+  /* It is we who were slow (stopped, asleep): what came meanwhile is read first. */
+  else if (now - connection->due_at > G_USEC_PER_SEC)
+    connection->progress_at += now - connection->due_at;
   if (now < connection->progress_at + limit)
     arm_deadline (connection, connection->progress_at + limit);
   else

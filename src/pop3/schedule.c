@@ -18,6 +18,7 @@
 /* So long [IN-USE] is tried again before anybody is told. */
 #define BUSY_PATIENCE (5 * G_USEC_PER_SEC)
 #define DOWN_MAX_S 30
+#define LOOK_AGAIN G_USEC_PER_SEC /* at a server that is down, when somebody asks */
 #define BUSY_MAX_S 60
 #define AUTH_DOWN_S 60
 #define CLOSE_MS 2000
@@ -147,6 +148,25 @@ fail_busy (Pop3Backend *self, const GError *error)
     }
 }
 
+/* Whether somebody who waits to read came only while it was being tried: he has a right to another
+ * try, once. The others are told. */
+static gboolean
+spare_late_comers (Pop3Backend *self, const GError *error)
+{
+  GQueue *queue = &self->fetches[MAIL_PRIORITY_INTERACTIVE], later = G_QUEUE_INIT;
+  gint64 since = g_get_monotonic_time ()
+                 - (gint64)self->config->timeout * G_USEC_PER_SEC * 2 / 3;
+
+  while (queue->length > 0 && ((Pop3Request *)g_queue_peek_tail (queue))->queued_at > since)
+    g_queue_push_head (&later, g_queue_pop_tail (queue));
+  if (later.length == 0)
+    return FALSE;
+  pop3_schedule_fail_all (self, error);
+  while (later.length > 0)
+    g_queue_push_head (queue, g_queue_pop_tail (&later));
+  return TRUE;
+}
+
 static void
 handle_failure (Pop3Backend *self, const GError *error, gboolean was_in, gboolean refused)
 {
@@ -162,6 +182,15 @@ handle_failure (Pop3Backend *self, const GError *error, gboolean was_in, gboolea
       break;
     case MAIL_ERROR_BUSY:
       fail_busy (self, error);
+      break;
+    case MAIL_ERROR_TIMED_OUT:
+      if (self->n_down > 0 || !spare_late_comers (self, error))
+        {
+          go_down (self, error, doubling (self->n_down, 1, DOWN_MAX_S));
+          break;
+        }
+      self->n_down++;
+      pop3_schedule (self);
       break;
     case MAIL_ERROR_CONNECTION:
     case MAIL_ERROR_PROTOCOL:
@@ -350,6 +379,15 @@ pop3_schedule_now (Pop3Backend *self)
     use_session (self);
 }
 
+/* Somebody wants to read now: whether the server is there again is looked at, not too often. */
+static gboolean
+may_look (const Pop3Backend *self)
+{
+  return self->fetches[MAIL_PRIORITY_INTERACTIVE].length > 0 && self->down->code != MAIL_ERROR_BUSY
+         && self->down->code != MAIL_ERROR_AUTH
+         && g_get_monotonic_time () - self->opened_at > LOOK_AGAIN;
+}
+
 static gboolean
 on_run (gpointer user_data)
 {
@@ -368,7 +406,13 @@ on_run (gpointer user_data)
   else if (!has_work (self) || self->retry != NULL)
     return G_SOURCE_REMOVE;
   else if (self->down != NULL && g_get_monotonic_time () < self->down_until)
-    fail_down (self);
+    {
+      gboolean look = may_look (self);
+
+      fail_down (self);
+      if (look)
+        open_session (self);
+    }
   else
     open_session (self);
   return G_SOURCE_REMOVE;

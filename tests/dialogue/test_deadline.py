@@ -2,12 +2,14 @@
 """One operation, one deadline: `timeout` counts from when it began, whatever is tried meanwhile."""
 import errno
 import os
+import signal
 import threading
 import time
 
 import pytest
 
 from conftest import attempt
+from fakeimap import Mailbox
 from support import paths
 from support.dovecot import wait_for
 
@@ -125,3 +127,74 @@ def test_read_again_after_another(server, fake_mount):
     assert attempt(read, message(daemon, server, 2)).value == BODY
     outcome = attempt(read, message(daemon, server, 1))
     assert outcome.value == BODY, outcome
+
+
+def test_a_listing_is_an_answer(server, fake_mount):
+    """As above, when it was a directory that the server was asked for."""
+    server.inbox.add(BODY)
+    server.mailboxes["Other"] = Mailbox()
+    daemon = fake_mount(timeout=3, connections=4)
+    os.listdir(daemon.mnt / "INBOX")
+    only_fetch_stalls(server)
+    assert attempt(read, message(daemon, server, 1)).code == errno.ETIMEDOUT
+    server.handlers.clear()
+    assert os.listdir(daemon.mnt / "Other") == []
+    outcome = attempt(read, message(daemon, server, 1))
+    assert outcome.value == BODY, outcome
+
+
+def test_asleep(server, fake_mount):
+    """The daemon is stopped, or the machine asleep, for longer than `timeout`; the answer has come meanwhile."""
+    server.inbox.add(BODY)
+    daemon = fake_mount(timeout=3)
+    os.listdir(daemon.mnt / "INBOX")
+    asked, stopped = threading.Event(), threading.Event()
+
+    def fetch(session, tag, args):
+        if "BODY" in args.upper():
+            asked.set()
+            stopped.wait(20)
+        session.default(tag, "UID FETCH", args)
+
+    server.on("UID FETCH", fetch)
+    outcomes = []
+    reader = threading.Thread(target=lambda: outcomes.append(attempt(read, message(daemon, server, 1))))
+    reader.start()
+    try:
+        assert asked.wait(20)
+        os.kill(daemon.pid, signal.SIGSTOP)
+        stopped.set()
+        time.sleep(3 + 2)  # longer than `timeout`
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
+        reader.join()
+    assert outcomes[0].value == BODY, outcomes
+
+
+def test_came_while_an_attempt_hung(server, fake_mount):
+    """Who comes while a connection is being made that hangs is not told with those who waited for it from its
+    start: for him another one is made."""
+    for _ in range(2):
+        server.inbox.add(BODY)
+    daemon = fake_mount(timeout=6, connections=1)
+    os.listdir(daemon.mnt / "INBOX")
+    hung = threading.Event()
+
+    def hang(session):
+        server.script = None
+        hung.set()
+        server.stopping.wait(60)
+
+    server.script = hang
+    server.drop_all()
+    outcomes = {}
+    readers = [threading.Thread(target=lambda u=uid: outcomes.update({u: attempt(read, message(daemon, server, u))}))
+               for uid in (1, 2)]
+    readers[0].start()
+    assert hung.wait(20)
+    time.sleep(3)  # half of `timeout`
+    readers[1].start()
+    for reader in readers:
+        reader.join()
+    assert outcomes[1].code == errno.ETIMEDOUT, outcomes
+    assert outcomes[2].value == BODY, outcomes

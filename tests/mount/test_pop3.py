@@ -7,6 +7,7 @@ import poplib
 import random
 import re
 import shutil
+import signal
 import ssl
 import subprocess
 import threading
@@ -790,3 +791,31 @@ def test_cyrus(cyrus, mount, user, work, scheme):
     assert {n: v[1:] for n, v in attributes(inbox).items()} == \
         {n: v[1:] for n, v in before.items() if n != names[7]}
     assert mail(inbox) == {n: b for n, b in content.items() if n != names[7]}
+
+
+def test_whoever_asks_has_it_looked_for(own_dovecot, user, mount):
+    """After a long outage the server is not asked for half a minute: but it is when somebody wants to read."""
+    server = own_dovecot()
+    server.fill(user, range(3))
+    daemon = mount(server.url(user, "pop"), tls="off", timeout=5, refresh=600)
+    daemon.allow(".")
+    path = next((daemon.mnt / "INBOX").iterdir())
+    server.stop(signal.SIGKILL)
+    end = time.monotonic() + 9  # it is waited 1 s, then 2, 4, 8
+    while time.monotonic() < end:
+        with pytest.raises(OSError):
+            path.read_bytes()
+        time.sleep(0.3)
+    logins = lambda: server.log().count(f"user=<{user}>, method")
+    before = logins()
+    server.start()
+    time.sleep(1.2)  # looked for once a second
+    with contextlib.suppress(OSError):
+        path.read_bytes()
+    wait_for("it has been found", lambda: logins() > before)
+
+    def is_read():
+        with contextlib.suppress(OSError):
+            return path.read_bytes()
+
+    wait_for("it is read", is_read, 40)

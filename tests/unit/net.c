@@ -1029,6 +1029,44 @@ test_broken_pipe (void)
   net_stream_free (stream);
 }
 
+/* A command that was given up on does not reach the server later, when it has been sent again on
+ * another connection. What has reached it ends in an orderly way. */
+static void
+test_given_up (void)
+{
+  g_autoptr (GError) error = NULL;
+  Server server = { 0 };
+  gsize sent = 0, came = 0;
+  int small = 4096;
+  char data[16384] = { 0 };
+  gssize n;
+
+  server_listen (&server);
+  setsockopt (server.listener, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+  Result result = connect_to ("127.0.0.1", server.port, NULL, 5000);
+  g_assert_no_error (result.error);
+  int fd = accept (server.listener, NULL, NULL);
+  while ((n = net_stream_write (result.stream, data, sizeof data, &error)) > 0)
+    sent += (gsize)n;
+  g_assert_error (error, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK);
+  net_stream_free (result.stream);
+  while ((n = recv (fd, data, sizeof data, 0)) > 0)
+    came += (gsize)n;
+  g_assert_cmpint (n, ==, -1);
+  g_assert_cmpuint (came, <, sent);
+  close (fd);
+
+  result = connect_to ("127.0.0.1", server.port, NULL, 5000);
+  g_assert_no_error (result.error);
+  fd = accept (server.listener, NULL, NULL);
+  write_small (result.stream, "QUIT");
+  g_assert_cmpint (recv (fd, data, 4, MSG_WAITALL), ==, 4);
+  net_stream_free (result.stream);
+  g_assert_cmpint (recv (fd, data, 1, 0), ==, 0);
+  close (fd);
+  close (server.listener);
+}
+
 static void
 free_in_ready (NetStream *stream, gpointer user_data)
 {
@@ -1084,6 +1122,7 @@ main (int argc, char **argv)
   g_test_add_func ("/net/deflate/empty-blocks", test_deflate_empty_blocks);
   g_test_add_func ("/net/deflate/garbage", test_deflate_garbage);
   g_test_add_func ("/net/broken-pipe", test_broken_pipe);
+  g_test_add_func ("/net/given-up", test_given_up);
   g_test_add_func ("/net/free-in-ready", test_free_in_ready);
   status = g_test_run ();
   for (int i = 0; i < N_IDENTITIES; i++)
