@@ -32,6 +32,7 @@ typedef enum
   MAIL_LOCAL_OLD = 1 << 1,   /* a Maildir reader moved it from new to cur */
   MAIL_LOCAL_NAMED = 1 << 2, /* has a name given by a user in the name table */
   MAIL_LOCAL_HIDDEN = 1 << 3,/* removed here, still on a server that cannot expunge one message */
+  MAIL_LOCAL_ASKED = 1 << 4, /* its flags are as asked for here; the server has not answered yet */
 } MailLocalFlags;
 
 typedef struct

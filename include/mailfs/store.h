@@ -79,6 +79,7 @@ struct MailWaiter
   GList link;   /* the store's while parked */
   gint64 since; /* monotonic µs when the operation began: news from later than this are fresh */
   guint64 offset, length;
+  guint n_in_vain; /* how often the message came whole, and this part of it could not be kept */
 };
 
 typedef enum

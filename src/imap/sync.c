@@ -295,7 +295,8 @@ static void
 decide_differences (SyncJob *job, gboolean qresync, ImapTask **chain)
 {
   const MailMailboxStatus *known = &job->known, *now = &job->status;
-  gboolean has_modseq = known->highestmodseq != 0 && now->highestmodseq != 0;
+  /* A smaller one than before: the server has lost its count, and nothing since can be told by it. */
+  gboolean has_modseq = known->highestmodseq != 0 && now->highestmodseq >= known->highestmodseq;
 
   job->incremental = qresync && has_modseq && !job->early;
   if (known->uidnext > 1 && known->n_messages > 0 && now->n_messages > 0 && !job->incremental)

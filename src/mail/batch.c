@@ -68,9 +68,6 @@ undo (MailChange *change, const GError *error)
     {
     case MAIL_CHANGE_FLAGS:
       mail_effect_flags (mailbox, change->content_id, change->uid);
-      /* Of an earlier run the index has what was asked for, as if the server had said it. */
-      if (change->recovered)
-        mail_effect_doubt_flags (mailbox);
       break;
     case MAIL_CHANGE_REMOVE:
       mail_effect_unhide (mailbox, change->content_id, change->uid, TRUE);

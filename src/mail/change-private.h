@@ -71,7 +71,6 @@ struct MailChange
   guint8 sent_flags;          /* APPEND: with what it was sent */
   char *sent_keywords;
   guint batch_limit; /* a batch with it failed as a whole: smaller ones find out why; 0: none */
-  gboolean recovered; /* asked for in an earlier run */
   gboolean running;
   GArray *waiters; /* of MailChangeWaiter, or NULL */
   int fd; /* APPEND, running: the bytes that were committed, whatever is written now; -1 */
@@ -346,8 +345,6 @@ void mail_effect_unhide (MailMailbox *mailbox, guint32 content_id, guint32 uid, 
 void mail_effect_show_again (MailStore *store, guint32 content_id, guint32 uid);
 /* The flags of a message are to be shown anew after its pending changes differ. */
 void mail_effect_flags (MailMailbox *mailbox, guint32 content_id, guint32 uid);
-/* What the server has is not known: the next listing asks for the flags of every message. */
-void mail_effect_doubt_flags (MailMailbox *mailbox);
 void mail_effect_name (MailMailbox *mailbox, guint32 content_id, guint32 uid, const char *name);
 void mail_effect_old (MailMailbox *mailbox, guint32 content_id, guint32 uid);
 /* Flags that no server knows of. */

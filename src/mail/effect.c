@@ -242,30 +242,13 @@ mail_effect_flags (MailMailbox *mailbox, guint32 content_id, guint32 uid)
       message->flags = flags;
       message->keywords = keywords;
       message->changed = changed_now ();
+      mail_pending_mark_locked (mailbox, message);
       changed_locked (&step, &old, message);
       if (names)
         flags_changed_locked (mailbox);
     }
   g_mutex_unlock (&mailbox->lock);
   put_and_tell (&step, names);
-}
-
-void
-mail_effect_doubt_flags (MailMailbox *mailbox)
-{
-  MailIndexBatch *batch = mail_index_batch_new ();
-  MailIndexMailbox row;
-
-  g_rw_lock_reader_lock (&mailbox->store->tree_lock);
-  g_mutex_lock (&mailbox->lock);
-  mailbox->flags_doubted = mailbox->sync_started;
-  mailbox->status.highestmodseq = 0;
-  mail_mailbox_fill_index_row (mailbox, &row);
-  g_mutex_unlock (&mailbox->lock);
-  g_rw_lock_reader_unlock (&mailbox->store->tree_lock);
-  mail_index_batch_put_mailbox (batch, &row);
-  g_free (row.path);
-  mail_index_queue (mailbox->store->index, batch);
 }
 
 /* The index follows: who had the name before has lost it. Lock held. */

@@ -15,6 +15,7 @@
 #define HAND_ON_MAX (1024 * G_GUINT64_CONSTANT (1024)) /* larger ones are read in pieces */
 /* So are those that take longer to come: whoever joins is to have what is here. */
 #define HAND_ON_LASTS (100 * G_TIME_SPAN_MILLISECOND)
+#define IN_VAIN_MAX 2u /* so often a message comes whole for one reader */
 
 static void check_start (MailFetch *fetch, guint32 uid, guint64 end);
 
@@ -57,13 +58,32 @@ spare_late_comers (const MailFetch *fetch, GQueue *failed, GQueue *woken)
     }
 }
 
+/* Without ranges there is no other way than to ask for all of it again, once: the disk may be full. */
+static void
+refuse_what_is_not_kept (const MailFetch *fetch, GQueue *failed, GQueue *refused)
+{
+  if (mail_store_has_ranges (fetch->mailbox->store) || fetch->end != MAIL_TO_END)
+    return;
+  for (GList *link = failed->head, *next; link != NULL; link = next)
+    {
+      MailWaiter *waiter = link->data;
+
+      next = link->next;
+      if (++waiter->n_in_vain < IN_VAIN_MAX)
+        continue;
+      g_queue_unlink (failed, link);
+      g_queue_push_tail_link (refused, link);
+    }
+}
+
 /* The claim of one message is over, with an error or with everything delivered. */
 static void
 release (MailFetch *fetch, guint32 uid, const GError *error)
 {
   MailFetches *fetches = fetch->fetches;
   guint64 key = mail_fetch_key (fetch->content_id, uid);
-  GQueue woken = G_QUEUE_INIT, failed = G_QUEUE_INIT;
+  GQueue woken = G_QUEUE_INIT, failed = G_QUEUE_INIT, refused = G_QUEUE_INIT;
+  g_autoptr (GError) not_kept = NULL;
 
   g_mutex_lock (&fetches->lock);
   MailPending *pending = g_hash_table_lookup (fetches->pending, &key);
@@ -73,6 +93,8 @@ release (MailFetch *fetch, guint32 uid, const GError *error)
       mail_claims_collect (pending, TRUE, &woken, &failed);
       if (mail_store_is_network_error (error))
         spare_late_comers (fetch, &failed, &woken);
+      else if (error == NULL)
+        refuse_what_is_not_kept (fetch, &failed, &refused);
       if (failed.length > 0 && g_error_matches (error, MAIL_ERROR, MAIL_ERROR_TIMED_OUT))
         mail_patience_lost (fetches, key);
       mail_claims_put (fetches, pending);
@@ -83,6 +105,11 @@ release (MailFetch *fetch, guint32 uid, const GError *error)
   mail_store_wake_all (&woken, NULL);
   /* Without an error the range turned out to be another one than asked for: they ask again. */
   mail_store_wake_all (&failed, error);
+  if (refused.length > 0)
+    {
+      g_set_error (&not_kept, MAIL_ERROR, MAIL_ERROR_FAILED, "there is no room to keep it");
+      mail_store_wake_all (&refused, not_kept);
+    }
 }
 
 static gboolean
@@ -511,8 +538,9 @@ mail_fetch_absent (MailFetches *fetches, MailMailbox *mailbox, guint32 content_i
          && mail_cache_file_missing (pending->file, start_offset, end, &from, &to))
     {
       start_offset = to;
-      if (fetches->store->options.eol_lf)
-        from = 0; /* what came of it before the line was cut comes once more */
+      /* What is missing between other bytes, or before a known end, comes with all the rest. */
+      if (!mail_store_has_ranges (fetches->store) && end == MAIL_TO_END)
+        from = 0, to = start_offset = end;
       while (mail_claims_first_free (pending, &from, &to))
         {
           MailFetch *fetch = mail_fetch_new (fetches, mailbox, content_id, from, to, priority);

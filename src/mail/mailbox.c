@@ -199,6 +199,10 @@ mail_mailbox_load_locked (MailMailbox *mailbox)
     }
   g_clear_pointer (&ids, g_array_unref);
   mailbox->status.n_messages = mailbox->messages->len;
+  /* An index that lost its tail does not know what was answered: all flags are asked for once. */
+  for (guint i = 0; i < mailbox->messages->len; i++)
+    if ((g_array_index (mailbox->messages, MailMessage, i).local & MAIL_LOCAL_ASKED) != 0)
+      mailbox->status.highestmodseq = 0;
   mailbox->loaded = TRUE;
   return TRUE;
 }

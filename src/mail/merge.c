@@ -105,8 +105,8 @@ update (Merge *merge, MailMessage *old, const MailMessage *said)
   mail_pending_heard_locked (merge->mailbox, old->uid, merge->sync->number, &flags, &keywords);
   heard.flags = flags;
   heard.keywords = keywords;
-  if (old->flags == news->flags && old->keywords == news->keywords
-      && (news->modseq == 0 || old->modseq == news->modseq))
+  if (!mail_pending_mark_locked (merge->mailbox, old) && old->flags == news->flags
+      && old->keywords == news->keywords && (news->modseq == 0 || old->modseq == news->modseq))
     return;
   if (old->flags != news->flags || old->keywords != news->keywords)
     {
@@ -128,6 +128,9 @@ arrive (Merge *merge, MailMessage *message)
 {
   GHashTable *hiding = merge->mailbox->hiding;
 
+  /* No new one has such a number, but where a server was put back: not with old bytes. */
+  if (message->uid < merge->sync->known.uidnext && merge->sync->remote_ids == NULL)
+    mail_cache_remove (merge->mailbox->store->cache, merge->sync->content_id, message->uid);
   if (hiding != NULL && g_hash_table_contains (hiding, GUINT_TO_POINTER (message->uid)))
     message->local |= MAIL_LOCAL_HIDDEN;
   else
@@ -422,6 +425,9 @@ assign_uids (Merge *merge)
           continue;
         }
       message->uid = next++;
+      /* An index that lost its tail gives numbers again: what the cache has by this one is of another
+       * message. */
+      mail_cache_remove (mailbox->store->cache, sync->content_id, message->uid);
       mail_mailbox_set_remote_id_locked (mailbox, message->uid, id);
       mail_index_batch_put_remote_id (merge->batch, sync->content_id, message->uid, id);
       g_autofree char *name = mailbox->store->naming.remote_name (id);
@@ -499,14 +505,12 @@ touch (Merge *merge, gboolean first)
 }
 
 static void
-remember_result (MailMailbox *mailbox, const MailSyncResult *result, guint number, gboolean own_uids)
+remember_result (MailMailbox *mailbox, const MailSyncResult *result, gboolean own_uids)
 {
   guint32 uidnext = mailbox->status.uidnext;
   guint n = mailbox->messages->len;
 
   mailbox->status = result->status;
-  if (number <= mailbox->flags_doubted)
-    mailbox->status.highestmodseq = 0;
   if (own_uids)
     mailbox->status.uidnext = uidnext;
   else if (mailbox->status.uidnext == 0 && n > 0) /* Courier does not say */
@@ -558,7 +562,7 @@ merge_locked (Merge *merge, const MailSyncResult *result)
     bring_back (merge);
 
   prune (merge);
-  remember_result (mailbox, result, sync->number,
+  remember_result (mailbox, result,
                    sync->remote_ids != NULL
                        || (mail_store_caps (mailbox->store) & MAIL_CAP_REMOTE_IDS));
   if (first || merge->entries_changed)

@@ -173,6 +173,24 @@ mail_pending_show_locked (MailMailbox *mailbox, guint32 uid, guint8 *flags_out,
   return TRUE;
 }
 
+gboolean
+mail_pending_mark_locked (MailMailbox *mailbox, MailMessage *message)
+{
+  const Pending *pending = mailbox->pending_flags != NULL
+                               ? g_hash_table_lookup (mailbox->pending_flags,
+                                                      GUINT_TO_POINTER (message->uid))
+                               : NULL;
+  guint local = message->local & ~MAIL_LOCAL_ASKED;
+
+  for (guint i = 0; pending != NULL && i < pending->deltas->len; i++)
+    if (!g_array_index (pending->deltas, Delta, i).answered)
+      local |= MAIL_LOCAL_ASKED;
+  if (message->local == local)
+    return FALSE;
+  message->local = local;
+  return TRUE;
+}
+
 void
 mail_pending_heard_locked (MailMailbox *mailbox, guint32 uid, guint number, guint8 *flags,
                            guint32 *keywords)

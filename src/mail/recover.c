@@ -358,7 +358,6 @@ from_row (MailChanges *changes, const MailJournalChange *row, MailMailbox *mailb
   MailChange *change = mail_change_new (changes, row->kind, mailbox);
 
   change->id = row->id;
-  change->recovered = TRUE;
   change->step = row->step;
   /* What may have been sent was tried: the server may be at it still. */
   change->n_tries = row->step == MAIL_STEP_SENT ? MAX (row->n_tries, 1) : row->n_tries;

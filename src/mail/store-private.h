@@ -108,7 +108,6 @@ struct MailMailbox
   GQueue sync_waiters;    /* MailWaiter links */
   guint sync_started;     /* how many were begun: the number of the last one */
   guint sync_merged;      /* the number of the last one that succeeded */
-  guint flags_doubted;    /* listings up to this number may not know all flags */
   GHashTable *inserted;   /* UIDs a change of ours brought -> sync_started at that time; or NULL */
   GHashTable *pending_flags; /* pending.c's, or NULL */
   GHashTable *hiding;     /* UIDs that changes of ours hid -> 0, or 1 + sync_started at the answer */
@@ -168,6 +167,8 @@ MailMailbox *mail_changes_moved (MailStore *store, guint32 content_id, guint32 *
 /* What the server says in listing `number`, and what it will say. */
 void mail_pending_heard_locked (MailMailbox *mailbox, guint32 uid, guint number, guint8 *flags,
                                 guint32 *keywords);
+/* Sets MAIL_LOCAL_ASKED or takes it away; TRUE: it was otherwise. */
+gboolean mail_pending_mark_locked (MailMailbox *mailbox, MailMessage *message);
 void mail_pending_prune_locked (MailMailbox *mailbox, guint number);
 
 /* fetch.c */
