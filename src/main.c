@@ -248,11 +248,12 @@ account_key (const MailConfig *config)
 {
   gboolean pop = config->scheme == MAIL_SCHEME_POP || config->scheme == MAIL_SCHEME_POPS;
 
-  return g_strdup_printf ("%s %s@%s:%u/%s %s %s", pop ? "pop3" : "imap",
+  return g_strdup_printf ("%s %s@%s:%u/%s %s %s%s", pop ? "pop3" : "imap",
                           config->user != NULL ? config->user : "", config->host, config->port,
                           config->mailbox != NULL ? config->mailbox : "",
                           config->layout == MAIL_LAYOUT_MAILDIR ? "maildir" : "flat",
-                          config->eol == MAIL_EOL_LF ? "lf" : "crlf");
+                          config->eol == MAIL_EOL_LF ? "lf" : "crlf",
+                          config->subscribed ? " subscribed" : "");
 }
 
 /* Where mail is stored that only we have: the same place however the account is mounted. */

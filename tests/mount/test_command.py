@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """What the command says and returns when it cannot mount, and how it comes up when it can."""
+import contextlib
 import os
 import re
 import signal
 import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -292,6 +294,38 @@ def test_subscribed(mount, user, dovecot):
     daemon = mount(user, subscribed=True)
     names = os.listdir(daemon.mnt)
     assert "wanted" in names and "unwanted" not in names
+
+
+def test_subscribed_leaves_other_changes(mount, user, own_dovecot):
+    """What is queued for a mailbox that only the other kind of mount shows waits for that one."""
+    server = own_dovecot()
+    server.fill(user, range(1), "unwanted")
+    daemon = mount(server.url(user), tls_ca=server.certs.ca, timeout=5)
+    daemon.allow(".")
+    path, = (daemon.mnt / "unwanted").iterdir()
+    server.freeze()
+
+    def flag():
+        with contextlib.suppress(OSError):
+            os.setxattr(path, "user.imap.flags", b"\\Flagged")
+
+    writer = threading.Thread(target=flag)
+    writer.start()
+    wait_for("it is queued", lambda: os.listdir(daemon.mnt / ".mailfs" / "queue"))
+    daemon.kill()
+    writer.join()
+    daemon.clean()
+    server.thaw()
+    with server.client(user) as client:
+        client.run("SUBSCRIBE", "INBOX")
+    daemon.options["subscribed"] = True
+    daemon.start()
+    assert os.listdir(daemon.mnt) == ["INBOX"]
+    daemon.stop()
+    del daemon.options["subscribed"]
+    daemon.start()
+    with server.client(user) as client:
+        wait_for("it is done", lambda: "\\Flagged" in client.messages("unwanted")[1].flags)
 
 
 def test_fstab_words_are_ignored(mount, user):
