@@ -373,9 +373,12 @@ imap_connection_bytes_in (const ImapConnection *connection)
 void
 imap_connection_excuse (ImapConnection *connection, gint64 late)
 {
-  connection->deadline += late;
+  gint64 now = imap_now ();
+
+  connection->deadline = MIN (connection->deadline + late,
+                              now + (gint64)connection->config->timeout * 1000);
   if (connection->session != NULL)
-    imap_session_excuse (connection->session, late);
+    imap_session_excuse (connection->session, late, now);
 }
 
 void

@@ -642,8 +642,13 @@ wake_up (ImapPool *pool, gint64 now)
 static void
 excuse_queue (GQueue *queue, gint64 late)
 {
+  gint64 now = imap_now ();
+
   for (GList *link = queue->head; link != NULL; link = link->next)
-    ((ImapTask *)link->data)->queued_at += late;
+    {
+      ImapTask *task = link->data;
+      task->queued_at = MIN (task->queued_at + late, now);
+    }
 }
 
 /* Stopped or asleep for so many ms, the daemon has read nothing: for nobody they count. */

@@ -486,12 +486,12 @@ imap_session_deadline (const ImapSession *session)
 }
 
 void
-imap_session_excuse (ImapSession *session, gint64 late)
+imap_session_excuse (ImapSession *session, gint64 late, gint64 now)
 {
-  session->login_deadline += late;
-  session->progress_at += late;
+  session->login_deadline = MIN (session->login_deadline + late, now + session->options.timeout_ms);
+  session->progress_at = MIN (session->progress_at + late, now);
   if (session->woken_at != 0)
-    session->woken_at += late;
+    session->woken_at = MIN (session->woken_at + late, now);
 }
 
 void

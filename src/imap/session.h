@@ -114,8 +114,8 @@ char *imap_session_take_changed (ImapSession *session);
 
 /* When the owner must call imap_session_check, or G_MAXINT64. */
 gint64 imap_session_deadline (const ImapSession *session);
-/* For so many ms nobody looked: they do not count. */
-void imap_session_excuse (ImapSession *session, gint64 late);
+/* For so many ms until now nobody looked: they do not count. */
+void imap_session_excuse (ImapSession *session, gint64 late, gint64 now);
 /* Kills the session (DEAD, MAIL_ERROR_TIMED_OUT) when the deadline has passed. */
 void imap_session_check (ImapSession *session, gint64 now);
 

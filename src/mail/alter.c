@@ -34,6 +34,7 @@ flags_stored (const GError *error, gpointer data)
       g_mutex_lock (&mailbox->lock);
       mail_pending_answer_locked (mailbox, change->uid, change->id, TRUE);
       g_mutex_unlock (&mailbox->lock);
+      mail_effect_answered (mailbox, change->content_id, change->uid);
       mail_batch_succeed (batch, change);
     }
   mail_batch_end (batch);

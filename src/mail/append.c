@@ -135,6 +135,9 @@ settle (MailBatch *batch, MailChange *change, guint32 uidvalidity, guint32 uid, 
   if (fd >= 0)
     size = mail_spool_to_cache (changes, fd, size, mail_mailbox_content_id (mailbox), uid);
   MailMessage message = as_stored (change, uid, size);
+  /* The server changed its bytes: how many there are the listing says, or who reads them. */
+  if (fd < 0)
+    message.local &= ~MAIL_LOCAL_EXACT;
   if (!mail_staged_settle (staged, mailbox, uidvalidity, &message))
     return FALSE;
   retire_replaced (change);

@@ -343,6 +343,8 @@ void mail_effect_hold (MailMailbox *mailbox, guint32 content_id, guint32 uid, gb
 void mail_effect_unhide (MailMailbox *mailbox, guint32 content_id, guint32 uid, gboolean tell);
 /* The same, told, wherever these contents are now; uid 0: nothing. */
 void mail_effect_show_again (MailStore *store, guint32 content_id, guint32 uid);
+/* In the index its flags are no longer only asked for. */
+void mail_effect_answered (MailMailbox *mailbox, guint32 content_id, guint32 uid);
 /* The flags of a message are to be shown anew after its pending changes differ. */
 void mail_effect_flags (MailMailbox *mailbox, guint32 content_id, guint32 uid);
 void mail_effect_name (MailMailbox *mailbox, guint32 content_id, guint32 uid, const char *name);

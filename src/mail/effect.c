@@ -251,6 +251,23 @@ mail_effect_flags (MailMailbox *mailbox, guint32 content_id, guint32 uid)
   put_and_tell (&step, names);
 }
 
+void
+mail_effect_answered (MailMailbox *mailbox, guint32 content_id, guint32 uid)
+{
+  Step step = { .mailbox = mailbox, .content_id = content_id };
+
+  g_mutex_lock (&mailbox->lock);
+  MailMessage *message = get_locked (mailbox, content_id, uid);
+  if (message != NULL && mail_pending_mark_locked (mailbox, message))
+    {
+      step.now = *message;
+      step.has_now = TRUE;
+    }
+  g_mutex_unlock (&mailbox->lock);
+  if (step.has_now)
+    put_message (&step);
+}
+
 /* The index follows: who had the name before has lost it. Lock held. */
 static void
 set_name_locked (MailMailbox *mailbox, guint32 content_id, MailMessage *message, const char *name,
@@ -349,7 +366,7 @@ insert_locked (MailMailbox *mailbox, const MailMessage *message, Step *step)
     {
       step->old = *old;
       step->has_old = TRUE;
-      if ((message->local & MAIL_LOCAL_EXACT) != 0)
+      if ((message->local & MAIL_LOCAL_EXACT) != 0 && (old->local & MAIL_LOCAL_EXACT) == 0)
         {
           old->size = message->size;
           old->local |= MAIL_LOCAL_EXACT;

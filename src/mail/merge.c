@@ -129,7 +129,8 @@ arrive (Merge *merge, MailMessage *message)
   GHashTable *hiding = merge->mailbox->hiding;
 
   /* No new one has such a number, but where a server was put back: not with old bytes. */
-  if (message->uid < merge->sync->known.uidnext && merge->sync->remote_ids == NULL)
+  if (message->uid < merge->sync->known.uidnext && merge->sync->remote_ids == NULL
+      && merge->sync->known.uidvalidity == merge->sync->uidvalidity)
     mail_cache_remove (merge->mailbox->store->cache, merge->sync->content_id, message->uid);
   if (hiding != NULL && g_hash_table_contains (hiding, GUINT_TO_POINTER (message->uid)))
     message->local |= MAIL_LOCAL_HIDDEN;

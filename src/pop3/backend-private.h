@@ -46,6 +46,7 @@ typedef struct
   gboolean synced;     /* a listing was made from this session */
   gboolean renew;      /* it must be ended, and another one begun */
   gboolean lost;       /* the one before this was lost */
+  gboolean looking;    /* while it is down: nobody waits for what becomes of it */
   gint64 opened_at;    /* when it began to connect, monotonic µs */
   Pop3Labels *labels;
   Pop3Maildrop *reading;  /* UIDL and LIST are coming in */

@@ -133,11 +133,9 @@ on_deadline (gpointer user_data)
                      || pop3_session_state (connection->session) != POP3_STATE_READY;
   gint64 now = g_get_monotonic_time ();
 
-  if (!waiting)
+  /* Late: it is we who were slow (stopped, asleep), and what came meanwhile is read first. */
+  if (!waiting || now - connection->due_at > G_USEC_PER_SEC)
     connection->progress_at = now;
-  /* It is we who were slow (stopped, asleep): what came meanwhile is read first. */
-  else if (now - connection->due_at > G_USEC_PER_SEC)
-    connection->progress_at += now - connection->due_at;
   if (now < connection->progress_at + limit)
     arm_deadline (connection, connection->progress_at + limit);
   else

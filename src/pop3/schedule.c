@@ -212,6 +212,7 @@ static void
 drop_connection (Pop3Backend *self)
 {
   g_clear_pointer (&self->connection, pop3_connection_free);
+  self->looking = FALSE;
   self->logged_in = self->quitting = self->committing = FALSE;
   self->synced = self->renew = FALSE;
   self->n_running = self->n_filled = 0;
@@ -259,6 +260,7 @@ on_ready (gpointer user_data)
 {
   Pop3Backend *self = user_data;
 
+  self->looking = FALSE;
   self->logged_in = self->ever_in = TRUE;
   self->caps = MAIL_CAP_REMOTE_IDS;
   self->login_at = g_get_monotonic_time ();
@@ -401,6 +403,8 @@ on_run (gpointer user_data)
                                                       "the account is being closed");
       pop3_schedule_fail_all (self, error);
     }
+  else if (self->connection != NULL && self->looking && self->down != NULL)
+    fail_down (self);
   else if (self->connection != NULL)
     pop3_schedule_now (self);
   else if (!has_work (self) || self->retry != NULL)
@@ -411,7 +415,10 @@ on_run (gpointer user_data)
 
       fail_down (self);
       if (look)
-        open_session (self);
+        {
+          open_session (self);
+          self->looking = self->connection != NULL;
+        }
     }
   else
     open_session (self);

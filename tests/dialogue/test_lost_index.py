@@ -154,6 +154,72 @@ def test_refused_flag(server, fake_mount, more):
     wait_for("as the server has it", lambda: flags(daemon) == ["", ""])
 
 
+def test_flag_that_was_answered(server, fake_mount):
+    """It is as the server has it: nothing needs to be asked about it in the next run."""
+    server.capabilities += ["CONDSTORE", "ENABLE", "QRESYNC"]
+    for i in range(5):
+        server.inbox.add(BODY % i)
+    daemon = fake_mount(refresh=600)
+
+    def store(session, tag, args):
+        message = server.inbox.messages[0]
+        message.flags.add("\\Flagged")
+        server.inbox.modseq += 1
+        message.modseq = server.inbox.modseq
+        session.line(f"* 1 FETCH (UID {message.uid} MODSEQ ({message.modseq}) FLAGS (\\Flagged))")
+        session.ok(tag)
+
+    server.on("UID STORE", store)
+    path = sorted((daemon.mnt / "INBOX").iterdir())[0]
+    os.setxattr(path, "user.imap.flags", b"\\Flagged")
+    daemon.stop()
+    server.commands.clear()
+    daemon.start()
+    assert flags(daemon) == ["\\Flagged", "", "", "", ""]
+    listings = [args for verb, args in server.commands if verb == "UID FETCH" and "FLAGS" in args]
+    assert not [args for args in listings if "CHANGEDSINCE" not in args], listings
+
+
+@pytest.mark.parametrize("eol", ["crlf", "lf"])
+@pytest.mark.parametrize("read_meanwhile", [False, True])
+def test_changed_by_the_server(server, fake_mount, eol, read_meanwhile):
+    """It puts a line before what is appended, and does not say which UID it has: what is shown has that line."""
+    server.capabilities.remove("UIDPLUS")
+    server.inbox.add(BODY % 1)
+    line = b"X-Scanned: by a very proud program\r\n"
+    looking, go_on = threading.Event(), threading.Event()
+
+    def append(session, tag, args):
+        server.inbox.add(line + session.literal)
+        session.ok(tag)
+
+    def fetch(session, tag, args):
+        if "BODY" in args.upper() and read_meanwhile and not looking.is_set() and len(server.inbox.messages) > 1:
+            looking.set()
+            go_on.wait(20)
+        session.default(tag, "UID FETCH", args)
+
+    server.on("APPEND", append).on("UID FETCH", fetch)
+    daemon = fake_mount(eol=eol, refresh=1)
+    inbox = daemon.mnt / "INBOX"
+    assert len(os.listdir(inbox)) == 1
+    writer = threading.Thread(target=attempt, args=((inbox / "new.eml").write_bytes, BODY % 2 + b"text\r\n"))
+    writer.start()
+    try:
+        if read_meanwhile:
+            assert looking.wait(20)
+            for name in os.listdir(inbox):
+                attempt(read, inbox / name)
+    finally:
+        go_on.set()
+        writer.join()
+    want = line + BODY % 2 + b"text\r\n"
+    want = want if eol == "crlf" else want.replace(b"\r\n", b"\n")
+    wait_for("it is as the server has it", lambda: want in contents(daemon))
+    path, = (p for p in inbox.iterdir() if read(p) == want)
+    assert os.stat(path).st_size == len(want)
+
+
 @pytest.mark.parametrize("more", [["CONDSTORE"], ["CONDSTORE", "ENABLE", "QRESYNC"]], ids=["condstore", "qresync"])
 def test_count_of_changes_lost(server, fake_mount, more):
     """The server's HIGHESTMODSEQ begins anew: what changed meanwhile cannot be asked for by it."""
