@@ -371,10 +371,8 @@ imap_connection_bytes_in (const ImapConnection *connection)
 }
 
 void
-imap_connection_excuse (ImapConnection *connection, gint64 late)
+imap_connection_excuse (ImapConnection *connection, gint64 late, gint64 now)
 {
-  gint64 now = imap_now ();
-
   connection->deadline = MIN (connection->deadline + late,
                               now + (gint64)connection->config->timeout * 1000);
   if (connection->session != NULL)

@@ -33,8 +33,8 @@ ImapSession *imap_connection_session (const ImapConnection *connection);
 void imap_connection_flush (ImapConnection *connection);
 /* Bytes received so far, inflated. */
 guint64 imap_connection_bytes_in (const ImapConnection *connection);
-/* For so many ms nobody looked: they do not count. */
-void imap_connection_excuse (ImapConnection *connection, gint64 late);
+/* For so many ms until now nobody looked: they do not count. */
+void imap_connection_excuse (ImapConnection *connection, gint64 late, gint64 now);
 void imap_connection_check (ImapConnection *connection, gint64 now);
 /* Monotonic milliseconds, those of sleep included: what was under way then is over. */
 gint64 imap_now (void);

@@ -640,10 +640,8 @@ wake_up (ImapPool *pool, gint64 now)
 }
 
 static void
-excuse_queue (GQueue *queue, gint64 late)
+excuse_queue (GQueue *queue, gint64 late, gint64 now)
 {
-  gint64 now = imap_now ();
-
   for (GList *link = queue->head; link != NULL; link = link->next)
     {
       ImapTask *task = link->data;
@@ -653,12 +651,12 @@ excuse_queue (GQueue *queue, gint64 late)
 
 /* Stopped or asleep for so many ms, the daemon has read nothing: for nobody they count. */
 static void
-excuse (ImapPool *pool, gint64 late)
+excuse (ImapPool *pool, gint64 late, gint64 now)
 {
   for (guint i = 0; i < pool->slots->len; i++)
-    imap_connection_excuse (((ImapSlot *)pool->slots->pdata[i])->connection, late);
-  excuse_queue (&pool->interactive, late);
-  excuse_queue (&pool->bulk, late);
+    imap_connection_excuse (((ImapSlot *)pool->slots->pdata[i])->connection, late, now);
+  excuse_queue (&pool->interactive, late, now);
+  excuse_queue (&pool->bulk, late, now);
 }
 
 static gboolean
@@ -669,7 +667,7 @@ on_tick (gpointer user_data)
 
   g_source_set_ready_time (pool->tick, -1);
   if (now - pool->due_at > LATE_MS)
-    excuse (pool, now - pool->due_at);
+    excuse (pool, now - pool->due_at, now);
   if (now - pool->ticked_at > SLEPT_MS && pool->ticked_at != 0)
     wake_up (pool, now);
   pool->ticked_at = now;

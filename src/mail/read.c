@@ -22,8 +22,7 @@
 static gboolean
 by_range (const MailStore *store, guint64 size)
 {
-  return !store->options.eol_lf && size > MAIL_BLOCK_SIZE
-         && (mail_store_caps ((MailStore *)store) & MAIL_CAP_RANGES) != 0;
+  return size > MAIL_BLOCK_SIZE && mail_store_has_ranges (store);
 }
 
 static MailWalk *
@@ -440,9 +439,10 @@ mail_fetches_busy (MailFetches *fetches, guint32 content_id, guint32 uid)
 }
 
 gboolean
-mail_store_has_ranges (MailStore *store)
+mail_store_has_ranges (const MailStore *store)
 {
-  return !store->options.eol_lf && (mail_store_caps (store) & MAIL_CAP_RANGES) != 0;
+  return !store->options.eol_lf
+         && (mail_store_caps ((MailStore *)store) & MAIL_CAP_RANGES) != 0;
 }
 
 /* The request that this part goes with, or NULL. */

@@ -190,7 +190,7 @@ void mail_fetches_ahead (MailFetches *fetches, MailMailbox *mailbox, guint32 con
                          const MailFetchPart *parts, guint n_parts);
 gboolean mail_fetches_busy (MailFetches *fetches, guint32 content_id, guint32 uid);
 /* Whether a message can be had from its middle on; else it is fetched from its start. */
-gboolean mail_store_has_ranges (MailStore *store);
+gboolean mail_store_has_ranges (const MailStore *store);
 /* The message is stored here to stay. No lock held. */
 gboolean mail_store_is_kept (MailStore *store, MailMailbox *mailbox, guint32 uid);
 /* The true length of a message was seen. No lock held. */

@@ -107,9 +107,6 @@ load_row (MailStore *store, const MailIndexMailbox *row)
   MailMailbox *node = store->root;
   g_auto (GStrv) leaves = g_strsplit (row->path, "/", -1);
 
-  /* Without a path it is the root's, which is a mailbox only where the account says so. */
-  if (row->path[0] == '\0' && (row->id != MAIL_ROOT_ID || store->options.root_mailbox == NULL))
-    return;
   for (guint i = 0; leaves[i] != NULL && row->path[0] != '\0'; i++)
     {
       MailMailbox *child = g_hash_table_lookup (node->child_by_leaf, leaves[i]);
